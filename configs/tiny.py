@@ -1,0 +1,40 @@
+"""The tiny agent: runs in real time on two CPU cores, and keeps 8 key/value heads so that every placement fits it.
+
+Hardware: a laptop CPU with two cores.
+Command:  python serve.py --input user.mp4 --output reply.mp4
+"""
+
+from wanstreamer_jax.config import (
+    AudioVAEConfig,
+    Config,
+    FlowConfig,
+    HistoryConfig,
+    TextConfig,
+    TransformerConfig,
+    VideoVAEConfig,
+    VisionConfig,
+)
+from wanstreamer_jax.timeline import Picture
+
+config = Config(
+    name="tiny",
+    picture=Picture(112, 64),
+    video_vae=VideoVAEConfig(base=16, res_blocks=1, latent_channels=16),
+    audio_vae=AudioVAEConfig(filters=16, width=128, layers=2, heads=4, mlp=256, window=50, latent_channels=32),
+    vision=VisionConfig(picture=Picture(128, 64), patch=16, width=128, mlp=256, layers=3, heads=4, frames_per_unit=2),
+    hearing=AudioVAEConfig(filters=16, width=128, layers=2, heads=4, mlp=256, window=50, latent_channels=32),
+    transformer=TransformerConfig(
+        width=256,
+        layers=6,
+        heads=16,
+        kv_heads=8,
+        head_size=32,
+        mlp=768,
+        vocab=512,
+        rope_sections=(8, 4, 4),
+        dtype="float32",
+    ),
+    flow=FlowConfig(solver_steps=2),
+    history=HistoryConfig(n_tokens=6144, n_world=256),
+    text=TextConfig(max_user=16, max_agent=8),
+)

@@ -1,0 +1,1 @@
+"""The causal autoencoders: latents in, sound and picture out, and back."""
