@@ -11,13 +11,20 @@ state's structure, shapes and dtypes never change, so that it can be donated, sc
 `tests/contract.py` proves it for each part. (After google/sequence-layers, arXiv 2507.23292.)
 """
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 State = TypeVar("State")
+
+
+class Gaussian(NamedTuple):
+    """What an encoder says of a latent: independent normal distributions, channels last."""
+
+    mean: Float[Array, "..."]
+    log_variance: Float[Array, "..."]
 
 
 class CausalPart(Protocol):
