@@ -1,0 +1,46 @@
+"""A file that appears only when it is complete: written beside its place under another name, then renamed."""
+
+import os
+import secrets
+from pathlib import Path
+
+from wanstreamer_jax.media.errors import MediaError
+
+
+class PendingFile:
+    """The place of a file to be, and the hidden file `part` that becomes it."""
+
+    def __init__(self, path: Path, source: Path | None = None) -> None:
+        """Check that `path` can be written, and that it is not `source`, which is being read.
+
+        Raises:
+            MediaError: it cannot. Nothing has been written.
+        """
+        _check(path, source)
+        self.path = path.resolve()  # a link stays, what it points to is replaced
+        self.part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        try:
+            self.part.touch(exist_ok=False)
+        except OSError as error:
+            raise MediaError(path, f"cannot be written ({error.strerror})", "name another place") from error
+
+    def commit(self) -> None:
+        """Let the file appear, in place of one that was there."""
+        self.part.replace(self.path)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self.part.unlink(missing_ok=True)
+
+
+def _check(path: Path, source: Path | None) -> None:
+    if path.is_dir():
+        raise MediaError(path, "is a folder", "name a file in it")
+    if not path.parent.is_dir():
+        raise MediaError(path, "lies in a folder that does not exist", f"make {path.parent} first")
+    if path.exists() and not path.is_file():
+        raise MediaError(path, "is not a regular file", "name a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise MediaError(path, "may not be overwritten", "check its permissions or name another file")
+    if source is not None and source.exists() and path.exists() and source.samefile(path):
+        raise MediaError(path, "is the input too", "name another file for the output")

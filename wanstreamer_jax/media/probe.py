@@ -1,0 +1,143 @@
+"""What a media file holds, found out before anything is streamed from it: tracks, sizes, start and end."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+from av.video.stream import VideoStream
+
+from wanstreamer_jax.media.container import (
+    CONVERT,
+    LARGEST_PICTURE,
+    LARGEST_SIDE,
+    Damage,
+    decode,
+    open_container,
+    packets,
+)
+from wanstreamer_jax.media.errors import MediaError
+from wanstreamer_jax.media.stamps import Stamps
+from wanstreamer_jax.timeline import VIDEO_FPS
+
+
+class Track(NamedTuple):
+    """One stream of a file and where it stands in time."""
+
+    stream_index: int  # among all of the file's
+    start_s: float
+    end_s: float
+    step_s: float  # a frame of video at its nominal rate; the longest packet of sound
+    pixel_aspect: Fraction  # width of a pixel / its height; 1 for sound
+
+
+class MediaInfo(NamedTuple):
+    """The picture and the sound of a file; at least one of them is there."""
+
+    video: Track | None
+    audio: Track | None
+
+    @property
+    def start_s(self) -> float:
+        """When the earlier of the two starts."""
+        return min(t.start_s for t in self if t is not None)
+
+    @property
+    def seconds(self) -> float:
+        """From the first picture or sound to the end of the last.
+
+        Sound that outlasts the picture by no more than a packet is its codec's padding.
+        """
+        end_s = max(t.end_s for t in self if t is not None)
+        if self.video and self.audio and end_s - self.video.end_s <= self.audio.step_s:
+            end_s = self.video.end_s
+        return end_s - self.start_s
+
+
+class _Extent(NamedTuple):
+    """What the packets of a stream say: when the last one ends, how long the longest lasts."""
+
+    end_s: float = float("-inf")
+    longest_s: float = 0.0
+
+
+def probe(path: Path) -> MediaInfo:
+    """Look at a whole file, decoding only the first frame of each track.
+
+    Raises:
+        MediaError: it is missing, empty, cut off, no media, encrypted, too large, or lasts no time.
+    """
+    with open_container(path) as container:
+        choices = _choose(container.streams.video), _choose(container.streams.audio)
+        streams = [s for s in choices if s is not None]
+        if not streams:
+            raise MediaError(path, "holds no picture and no sound that can be decoded", CONVERT)
+        _check_sizes(path, streams)
+        extents = _scan(path, container, streams)
+        tracks = {s.type: _track(path, s, extents[s.index]) for s in streams}
+    info = MediaInfo(tracks.get("video"), tracks.get("audio"))
+    if info == (None, None):
+        raise MediaError(path, "nothing in it can be decoded", "record it again, or repair it with a media tool")
+    if info.seconds <= 0:
+        raise MediaError(path, "lasts 0 seconds", "give a recording that lasts")
+    return info
+
+
+def _choose(streams: tuple[av.stream.Stream, ...]) -> av.stream.Stream | None:
+    """The default stream, or the first, of those that have a decoder and are no cover picture."""
+    cover, default = av.stream.Disposition.attached_pic, av.stream.Disposition.default
+    usable = [s for s in streams if s.codec_context is not None and not s.disposition & cover]
+    return max(usable, key=lambda s: bool(s.disposition & default), default=None)
+
+
+def _check_sizes(path: Path, streams: list[av.stream.Stream]) -> None:
+    for stream in streams:
+        if not isinstance(stream, VideoStream):
+            continue
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width <= 0 or height <= 0:
+            raise MediaError(path, f"its picture has no size ({width}x{height})", CONVERT)
+        if max(width, height) > LARGEST_SIDE or width * height > LARGEST_PICTURE:
+            limit = f"{LARGEST_SIDE} pixels a side and {LARGEST_PICTURE // 1_000_000} megapixels"
+            raise MediaError(path, f"its picture of {width}x{height} is beyond {limit}", "scale it down first")
+
+
+def _scan(path: Path, container: av.container.InputContainer, streams: list[av.stream.Stream]) -> dict[int, _Extent]:
+    """The extent of each stream by its packets.
+
+    Headers are not asked: live recordings state no duration there, and files that broke off a wrong one.
+    """
+    stamps = {s.index: Stamps() for s in streams}
+    extents = {s.index: _Extent() for s in streams}
+    for packet in packets(container, *streams):
+        if packet.has_sidedata("encryption_info"):
+            raise MediaError(path, "is encrypted", "give a copy without protection")
+        if packet.size == 0 or packet.is_discard:  # the end's marker; what an edit list cuts away
+            continue
+        packet_s, known = _packet_s(packet), extents[packet.stream_index]
+        start_s = stamps[packet.stream_index].place(packet.pts, packet.time_base, packet_s)
+        extents[packet.stream_index] = _Extent(max(known.end_s, start_s + packet_s), max(known.longest_s, packet_s))
+    return extents
+
+
+def _packet_s(packet: av.Packet) -> float:
+    if packet.duration and packet.time_base:
+        return float(packet.duration * packet.time_base)
+    return _frame_s(packet.stream) if isinstance(packet.stream, VideoStream) else 0.0
+
+
+def _frame_s(stream: av.stream.Stream) -> float:
+    rate = stream.average_rate or stream.guessed_rate or VIDEO_FPS
+    return 1 / float(rate)
+
+
+def _track(path: Path, stream: av.stream.Stream, extent: _Extent) -> Track | None:
+    """The track of a stream; None if not one frame of it can be decoded."""
+    first = next(decode(path, stream.index, Damage()), None)
+    if first is None:
+        return None
+    step_s, aspect = extent.longest_s, None
+    if isinstance(stream, VideoStream):
+        step_s, aspect = _frame_s(stream), stream.sample_aspect_ratio
+    start_s = Stamps().place(first.pts, first.time_base, step_s)
+    return Track(stream.index, start_s, max(start_s, extent.end_s), step_s, aspect or Fraction(1))

@@ -1,0 +1,83 @@
+"""Decoded sound of any rate, format and number of channels, as mono at the clock's rate."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from jaxtyping import Float32
+
+from wanstreamer_jax.media.stamps import Stamps
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
+
+# Stamps in whole milliseconds, and clocks that drift, may be off by this much before sound is cut or moved.
+LARGEST_SLIP_S = 0.010
+
+# How loud each speaker's channel is in mono (ITU-R BS.775): centre, left and right, those behind; no subwoofer.
+_GAINS = {"FC": 1.0, "FL": 0.7071, "FR": 0.7071, "LFE": 0.0, "LFE2": 0.0}
+_GAIN_BEHIND = 0.5
+
+
+class Piece(NamedTuple):
+    """Samples that follow each other without a gap."""
+
+    start: int  # first sample, on the clock's rate
+    samples: Float32[np.ndarray, " n"]
+
+
+def pieces(frames: Iterator[AudioFrame], zero_s: float) -> Iterator[Piece]:
+    """Sound where its stamps say it is, counted from `zero_s`: mono, 24 kHz, in [-1, 1].
+
+    Pieces may have gaps between them, or overlap.
+    """
+    stamps, run = Stamps(), None
+    for frame in frames:
+        frame_s = frame.samples / frame.sample_rate
+        start_s = stamps.place(frame.pts, frame.time_base, frame_s) - zero_s
+        if run is None or not run.continues_with(frame, start_s):
+            if run is not None:
+                yield run.push(None)
+            run = _Run(frame, start_s)
+        yield run.push(frame)
+    if run is not None:
+        yield run.push(None)
+
+
+class _Run:
+    """Frames of one kind that follow each other: one resampler, so that no seam is heard."""
+
+    def __init__(self, first: AudioFrame, start_s: float) -> None:
+        self._kind = _kind(first)
+        self._resampler = AudioResampler(format="fltp", rate=SAMPLE_RATE_HZ)
+        self._gains = _mono_gains(first)
+        self._end_s = start_s
+        self._next_sample = round(start_s * SAMPLE_RATE_HZ)
+
+    def continues_with(self, frame: AudioFrame, start_s: float) -> bool:
+        return self._kind == _kind(frame) and abs(start_s - self._end_s) <= LARGEST_SLIP_S
+
+    def push(self, frame: AudioFrame | None) -> Piece:
+        """Resample a frame, or what is left at the end of the run."""
+        if frame is not None:
+            self._end_s += frame.samples / frame.sample_rate
+            frame.pts = None  # what is odd about the stamps has been dealt with
+        channels = [f.to_ndarray() for f in self._resampler.resample(frame) if f is not None]
+        samples = np.concatenate([self._mono(c) for c in channels] or [np.zeros(0, np.float32)])
+        piece = Piece(self._next_sample, samples)
+        self._next_sample += len(samples)
+        return piece
+
+    def _mono(self, channels: Float32[np.ndarray, "channels n"]) -> Float32[np.ndarray, " n"]:
+        return np.clip(np.nan_to_num(self._gains @ channels), -1, 1).astype(np.float32)
+
+
+def _kind(frame: AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _mono_gains(frame: AudioFrame) -> Float32[np.ndarray, " channels"]:
+    """Gains that sum to 1, so that nothing clips. (FFmpeg's own mix to mono adds 3 dB to stereo.)"""
+    names = [c.name for c in frame.layout.channels]
+    gains = np.array([_GAINS.get(name, _GAIN_BEHIND) for name in names], np.float32)
+    return gains / gains.sum() if gains.sum() else np.full_like(gains, 1 / len(gains))
