@@ -13,6 +13,7 @@ from wanstreamer_jax.config import (
     TransformerConfig,
     VideoVAEConfig,
     VisionConfig,
+    WorldConfig,
 )
 from wanstreamer_jax.timeline import Picture
 
@@ -35,6 +36,7 @@ config = Config(
         dtype="float32",
     ),
     flow=FlowConfig(solver_steps=2),
-    history=HistoryConfig(n_tokens=6144, n_world=256),
-    text=TextConfig(max_user=16, max_agent=8),
+    history=HistoryConfig(n_tokens=6144),
+    world=WorldConfig(max_text=128, max_voice=25),
+    text=TextConfig(max_user=16, max_agent=8, unit_end=256),
 )

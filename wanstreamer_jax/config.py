@@ -2,10 +2,19 @@
 
 import dataclasses
 import json
+import math
 import typing
 from typing import Any, Literal
 
-from wanstreamer_jax.timeline import PIXELS_PER_LATENT, PIXELS_PER_TOKEN, Picture, UnitLayout
+from wanstreamer_jax.timeline import (
+    FRAMES_PER_UNIT,
+    PIXELS_PER_LATENT,
+    PIXELS_PER_TOKEN,
+    SAMPLES_PER_AUDIO_LATENT,
+    VIDEO_LATENTS_PER_UNIT,
+    Picture,
+    UnitLayout,
+)
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -42,7 +51,7 @@ class AudioVAEConfig:
 class VisionConfig:
     """SigLIP2's fixed-resolution vision tower (arXiv 2502.14786). Defaults are base, patch 16, 256 pixels."""
 
-    picture: Picture = Picture(256, 256)
+    picture: Picture = dataclasses.field(default=Picture(256, 256))
     patch: int = 16  # pixels
     width: int = 768
     mlp: int = 3072
@@ -89,8 +98,15 @@ class HistoryConfig:
     """What the cache keeps (design, section 6)."""
 
     policy: Literal["window", "full"] = "window"
-    n_tokens: int = 16_384  # window: kept for ever; full: capacity, the session ends when it is reached
-    n_world: int = 1024  # most tokens of a world
+    n_tokens: int = 16_384  # window: the last so many are kept; full: capacity, the session ends when it is reached
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """What may be prefilled before unit 0, besides one portrait."""
+
+    max_text: int = 512  # tokens of persona text
+    max_voice: int = 50  # latents of voice sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +116,7 @@ class TextConfig:
     max_user: int = 16
     max_agent: int = 8  # with <unit_end>
     temperature: float = 0.0  # 0: greedy
+    unit_end: int = 151_669  # id of <unit_end>: the first that Qwen3's tokenizer leaves free; none above is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,19 +132,24 @@ class Config:
     transformer: TransformerConfig
     flow: FlowConfig = FlowConfig()
     history: HistoryConfig = HistoryConfig()
+    world: WorldConfig = WorldConfig()
     text: TextConfig = TextConfig()
 
     def __post_init__(self) -> None:
         """Raise ValueError with the field and the reason when parts do not fit each other."""
+        _check_numbers(self)
+        _check_video_vae(self.video_vae)
+        _check_audio("audio_vae", self.audio_vae)
+        _check_audio("hearing", self.hearing)
         t, v = self.transformer, self.vision
         merge = 2 * v.patch
         _check(_fits(self.picture, PIXELS_PER_TOKEN), f"picture {self.picture}: no multiple of {PIXELS_PER_TOKEN}")
         _check(_fits(v.picture, merge), f"vision.picture {v.picture}: no multiple of 2 patches, {merge} pixels")
-        _check(2 ** (len(self.video_vae.multipliers) - 1) == PIXELS_PER_LATENT, "video_vae.multipliers: need 4 stages")
+        _check(v.width % v.heads == 0, "vision.width: no multiple of vision.heads")
+        _check(v.frames_per_unit <= FRAMES_PER_UNIT, f"vision.frames_per_unit: at most {FRAMES_PER_UNIT}")
         _check(sum(t.rope_sections) == t.head_size // 2, f"transformer.rope_sections: must sum to {t.head_size // 2}")
         _check(t.heads % t.kv_heads == 0, "transformer.heads: no multiple of transformer.kv_heads")
-        _check(self.flow.solver_steps >= 1, "flow.solver_steps: at least 1")
-        _check(self.text.max_agent >= 1, "text.max_agent: at least 1, for <unit_end>")
+        _check(self.text.unit_end < t.vocab, f"text.unit_end: less than transformer.vocab, {t.vocab}")
         _check(self.history.n_tokens >= self.layout.n_slice, f"history.n_tokens: at least {self.layout.n_slice}")
 
     @property
@@ -142,6 +164,11 @@ class Config:
         )
 
     @property
+    def n_world(self) -> int:
+        """Most tokens of a world: persona text, voice sample, portrait."""
+        return self.world.max_text + self.world.max_voice + self.picture.n_tokens
+
+    @property
     def video_token_channels(self) -> int:
         """Channels of a video token: a 2 x 2 patch of latents."""
         return 4 * self.video_vae.latent_channels
@@ -154,6 +181,43 @@ def _check(holds: bool, message: str) -> None:
 
 def _fits(picture: Picture, multiple: int) -> bool:
     return picture.width % multiple == 0 and picture.height % multiple == 0
+
+
+_MAY_BE_ZERO = {"max_user", "max_text", "max_voice", "rope_sections", "temperature"}
+_MAY_BE_NEGATIVE = {"latent_mean"}
+
+
+def _check_numbers(part: Any, where: str = "") -> None:
+    """Every number of every part is finite and positive, but for the fields above."""
+    for field in dataclasses.fields(part):
+        value, name = getattr(part, field.name), f"{where}{field.name}"
+        if dataclasses.is_dataclass(value):
+            _check_numbers(value, f"{name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) in (int, float):
+                _check(math.isfinite(number), f"{name}: {number} is not finite")
+                fits = number > 0 or field.name in _MAY_BE_NEGATIVE or (number == 0 and field.name in _MAY_BE_ZERO)
+                _check(fits, f"{name}: {number} is too small")
+
+
+def _check_video_vae(vae: VideoVAEConfig) -> None:
+    """Its strides are the clock's, and its statistics are one number a channel."""
+    _check(2 ** (len(vae.multipliers) - 1) == PIXELS_PER_LATENT, "video_vae.multipliers: need 4 stages")
+    _check(
+        len(vae.temporal_downsample) == len(vae.multipliers) - 1
+        and 2 ** sum(vae.temporal_downsample) * VIDEO_LATENTS_PER_UNIT == FRAMES_PER_UNIT,
+        "video_vae.temporal_downsample: need one between every two stages, two of them true",
+    )
+    for name in ("latent_mean", "latent_std"):
+        length = len(getattr(vae, name))
+        _check(length in (0, vae.latent_channels), f"video_vae.{name}: {length} values, not {vae.latent_channels}")
+
+
+def _check_audio(name: str, part: AudioVAEConfig) -> None:
+    """Its strides, and the last one of 2 before the bottleneck, are the clock's."""
+    stride = SAMPLES_PER_AUDIO_LATENT // 2
+    _check(math.prod(part.strides) == stride, f"{name}.strides: must multiply to {stride}")
+    _check(part.width % part.heads == 0, f"{name}.width: no multiple of {name}.heads")
 
 
 def to_json(config: Config) -> str:
@@ -172,8 +236,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return _build_dataclass(kind, value, where)
     if typing.get_origin(kind) is tuple:
         _check(isinstance(value, list), f"{where}: expected a list")
-        item = typing.get_args(kind)[0]
-        return tuple(_build(item, v, where) for v in value)
+        items = typing.get_args(kind)
+        _check(Ellipsis in items or len(value) == len(items), f"{where}: expected {len(items)} values")
+        return tuple(_build(items[0], v, where) for v in value)
     if typing.get_origin(kind) is Literal:
         _check(value in typing.get_args(kind), f"{where}: {value!r} is not one of {typing.get_args(kind)}")
         return value

@@ -1,0 +1,139 @@
+"""The attention rule equals its words; attention equals float64 softmax; merging equals attending to all."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wanstreamer_jax.attention import Attended, Tokens, attend, merge, visible
+
+USER_TEXT, USER_MEDIA, AGENT_TEXT, AGENT_MEDIA = range(4)
+
+
+class Token(NamedTuple):
+    """A token as the words of the design speak of it. A session is a list of units, the world first."""
+
+    unit: int
+    group: int
+    noisy: bool
+    place: int  # among the clean tokens of the session, in order
+
+
+def in_words(query: Token, key: Token, stream: list[Token], window: int | None) -> bool:
+    """Whether `query` sees `key`, sentence by sentence from the design, sections 2 and 6."""
+    if key.noisy:
+        return query.noisy and query.unit == key.unit  # noisy latents see each other; nothing else ever sees them
+    if query.noisy and (key.unit, key.group) >= (query.unit, AGENT_MEDIA):
+        return False  # they stand where the clean latents will
+    if window is not None and key.unit >= 0 and key.place < first_of_commit(query, stream) - window:
+        return False  # the window keeps the world and the last W tokens before the commit
+    if key.unit != query.unit:
+        return key.unit < query.unit  # every earlier unit
+    if key.group != query.group:
+        return key.group < query.group  # earlier groups of its own unit
+    if key.group in (USER_TEXT, AGENT_TEXT):
+        return key.place <= query.place  # its own group up to itself where token-causal
+    return True  # its own group, all of it
+
+
+def first_of_commit(query: Token, stream: list[Token]) -> int:
+    """Place of the first token of the commit [ A of unit k-1 | u U a of unit k ] that `query` is part of."""
+    k = query.unit + 1 if query.group == AGENT_MEDIA else query.unit
+    members = [t.place for t in stream if t.unit >= 0 and (t.unit == k or (t.unit == k - 1 and t.group == AGENT_MEDIA))]
+    return min(members, default=max((t.place for t in stream), default=-1) + 1)
+
+
+def lay_out(units: list[tuple[int, int, int, int]], n_world: tuple[int, int]) -> list[Token]:
+    """Clean tokens of a world of (text, media) tokens and units of so many tokens a group; places from unit 0."""
+    plan = [(-1, AGENT_TEXT, n_world[0]), (-1, AGENT_MEDIA, n_world[1])]
+    plan += [(k, group, n) for k, counts in enumerate(units) for group, n in enumerate(counts)]
+    flat = [(unit, group) for unit, group, n in plan for _ in range(n)]
+    return [Token(unit, group, False, i - sum(n_world)) for i, (unit, group) in enumerate(flat)]
+
+
+def as_tokens(tokens: list[Token], stream: list[Token]) -> Tokens:
+    commit = [first_of_commit(t, stream) if t.unit >= 0 else 0 for t in tokens]
+    columns = [[t.unit for t in tokens], [t.group for t in tokens], [t.place for t in tokens]]
+    unit, group, index = (jnp.array(c, jnp.int32) for c in columns)
+    noisy = jnp.array([t.noisy for t in tokens], bool)
+    return Tokens(unit, group, index, noisy, jnp.ones_like(noisy), jnp.array(commit, jnp.int32))
+
+
+counts = st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    units=st.lists(counts, min_size=1, max_size=4),
+    n_world=st.tuples(st.integers(0, 3), st.integers(0, 2)),
+    window=st.one_of(st.none(), st.integers(1, 20)),
+    seed=st.integers(0, 2**16),
+)
+def test_rule_equals_its_words(units, n_world, window, seed):
+    clean = lay_out(units, n_world)
+    # A noisy copy stands where its clean latents stand: the same unit, group and place.
+    noisy = [t._replace(noisy=True) for t in clean if t.unit >= 0 and t.group == AGENT_MEDIA]
+    tokens = [(clean + noisy)[i] for i in np.random.default_rng(seed).permutation(len(clean + noisy))]
+    expected = [[in_words(q, k, clean, window) for k in tokens] for q in tokens]
+    arrays = as_tokens(tokens, clean)
+    np.testing.assert_array_equal(visible(arrays, arrays, window), expected)
+
+
+def test_padding_is_never_seen():
+    clean = lay_out([(1, 2, 1, 2)], (2, 0))
+    arrays = as_tokens(clean, clean)
+    padded = arrays._replace(valid=jnp.arange(len(clean)) != 3)
+    np.testing.assert_array_equal(visible(padded, padded)[:, 3], False)
+
+
+def random_qkv(seed, batch=2, T=5, N=6, K=3, S=11, H=8):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    q = jax.random.normal(keys[0], (batch, T, N, H))
+    k, v = (jax.random.normal(key, (batch, K, S, H)) for key in keys[1:3])
+    mask = jax.random.bernoulli(keys[3], 0.6, (batch, T, S)).at[..., 0].set(True)
+    return q, k, v, mask
+
+
+def slow_attention(q, k, v, mask):
+    """Softmax attention in float64, one head and one query at a time."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros(q.shape)
+    for b, t, n in np.ndindex(q.shape[:3]):
+        kv_head = n // (q.shape[2] // k.shape[1])
+        seen = np.flatnonzero(mask[b, t])
+        scores = k[b, kv_head, seen] @ q[b, t, n] / np.sqrt(q.shape[3])
+        weights = np.exp(scores - scores.max())
+        out[b, t, n] = weights @ v[b, kv_head, seen] / weights.sum()
+    return out
+
+
+def test_attend_equals_float64():
+    q, k, v, mask = random_qkv(0)
+    np.testing.assert_allclose(attend(q, k, v, mask).values, slow_attention(q, k, v, mask), atol=2e-6)
+
+
+def test_merge_equals_attending_to_all():
+    q, k, v, mask = random_qkv(1)
+    parts = [attend(q, k[:, :, s], v[:, :, s], mask[:, :, s]) for s in (slice(0, 4), slice(4, 7), slice(7, 11))]
+    merged = merge(parts[0], merge(parts[1], parts[2]))
+    whole = attend(q, k, v, mask)
+    np.testing.assert_allclose(merged.values, whole.values, atol=2e-6)
+    np.testing.assert_allclose(merged.log_sum_exp, whole.log_sum_exp, atol=2e-6)
+
+
+def test_seeing_nothing_weighs_nothing():
+    q, k, v, mask = random_qkv(2)
+    nothing = attend(q, k, v, jnp.zeros_like(mask))
+    something = attend(q, k, v, mask)
+    assert isinstance(merge(nothing, something), Attended)
+    np.testing.assert_allclose(merge(nothing, something).values, something.values, atol=1e-7)
+
+
+def test_one_mask_for_all_queries():
+    q, k, v, mask = random_qkv(3)
+    for_all = mask[:, :1]
+    whole = attend(q, k, v, jnp.broadcast_to(for_all, mask.shape))
+    np.testing.assert_array_equal(attend(q, k, v, for_all).values, whole.values)

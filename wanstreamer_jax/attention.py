@@ -1,0 +1,100 @@
+"""The attention rule, drawn, and attention itself.
+
+B sessions, T queries, S keys, N heads, K key/value heads, G queries a key head (N / K), H head size.
+
+One unit, with two tokens of each kind (x: sees, .: does not). u user text, U user audio + video, a agent text,
+A agent audio + video as committed, n the noisy copy that the solver moves:
+
+         u u U U a a A A n n
+      u  x . . . . . . . . .    text is token-causal
+      u  x x . . . . . . . .
+      U  x x x x . . . . . .    audio + video see their whole group
+      U  x x x x . . . . . .
+      a  x x x x x . . . . .    and every earlier group of the unit
+      a  x x x x x x . . . .
+      A  x x x x x x x x . .
+      A  x x x x x x x x . .
+      n  x x x x x x . . x x    noisy latents stand where A will: they see each other, not A,
+      n  x x x x x x . . x x    and nothing ever sees them
+
+Everything sees every earlier unit, and the world, which stands before unit 0. With a window of W tokens, the
+tokens of a commit [ A of unit k-1 | u U a of unit k ] see the last W tokens before the commit, besides their own.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from wanstreamer_jax.timeline import Group
+
+HIDDEN = -1e30  # finite, so that a query that sees nothing gives no NaN
+
+
+class Tokens(NamedTuple):
+    """What the attention rule needs to know of tokens; each field is [B, S] or [S].
+
+    unit: -1 for the world. group: see `timeline.Group`. index: order in the packed stream; noisy latents have the
+    index that their clean copy will have. noisy: moved by the solver. valid: False for padding.
+    commit: index of the first token of the commit in which the token enters the history.
+    """
+
+    unit: Int[Array, "*S"]
+    group: Int[Array, "*S"]
+    index: Int[Array, "*S"]
+    noisy: Bool[Array, "*S"]
+    valid: Bool[Array, "*S"]
+    commit: Int[Array, "*S"]
+
+
+def visible(queries: Tokens, keys: Tokens, window: int | None = None) -> Bool[Array, "*B T S"]:
+    """Who sees whom: the rule of the drawing above, [.., T, S]. `window`: tokens of history; None keeps all."""
+    q = Tokens(*(x[..., :, None] for x in queries))
+    k = Tokens(*(x[..., None, :] for x in keys))
+    token_causal = (k.group == Group.USER_TEXT) | (k.group == Group.AGENT_TEXT)
+    same_unit, same_group = k.unit == q.unit, k.group == q.group
+    own_group = same_unit & same_group & (~token_causal | (k.index <= q.index))
+    clean = (k.unit < q.unit) | (same_unit & (k.group < q.group)) | (own_group & ~q.noisy)
+    if window is not None:
+        clean &= (k.unit < 0) | (k.index >= q.commit - window)
+    noisy = k.noisy & q.noisy & same_unit
+    return k.valid & jnp.where(k.noisy, noisy, clean)
+
+
+class Attended(NamedTuple):
+    """The result of attention to some of the keys: values [B, T, N, H], log-sum-exp of the scores [B, T, N]."""
+
+    values: Float[Array, "B T N H"]
+    log_sum_exp: Float[Array, "B T N"]
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    mask: Bool[Array, "#B #T #S"],
+) -> Attended:
+    """Softmax attention in float32 over grouped heads; a query that sees nothing has weight 0 in `merge`."""
+    B, T, N, H = q.shape
+    K = k.shape[1]
+    # Queries of one key head side by side: one plain matrix product a key head, and the cache is read as it lies.
+    grouped = rearrange(q * H**-0.5, "B T (K G) H -> B K (T G) H", K=K)
+    scores = jnp.einsum("BKQH,BKSH->BKQS", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(jnp.repeat(mask, N // K, axis=1)[:, None] if mask.shape[1] > 1 else mask[:, None], scores, HIDDEN)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    values = jnp.einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    return Attended(
+        rearrange(values, "B K (T G) H -> B T (K G) H", T=T),
+        rearrange((top + jnp.log(total))[..., 0], "B K (T G) -> B T (K G)", T=T),
+    )
+
+
+def merge(a: Attended, b: Attended) -> Attended:
+    """Attention to the keys of `a` and `b` together, from attention to each (FlashAttention, arXiv 2205.14135)."""
+    total = jnp.logaddexp(a.log_sum_exp, b.log_sum_exp)
+    weight_a, weight_b = (jnp.exp(x.log_sum_exp - total)[..., None] for x in (a, b))
+    return Attended(a.values * weight_a + b.values * weight_b, total)
