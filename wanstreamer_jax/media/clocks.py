@@ -32,6 +32,7 @@ class SoundClock:
     """The next samples. Gaps between pieces are silence; where pieces overlap, the earlier one is heard."""
 
     def __init__(self, pieces: Iterator[Piece]) -> None:
+        """Take pieces that are not empty."""
         self._pieces = pieces
         self._piece = next(pieces, None)
         self._position = 0  # of the next sample to be taken

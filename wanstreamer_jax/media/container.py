@@ -55,7 +55,7 @@ def packets(container: av.container.InputContainer, *streams: av.stream.Stream) 
 
 
 def decode(path: Path, index: int, damage: Damage) -> Iterator[Any]:
-    """Frames of one stream (av.VideoFrame or av.AudioFrame) as they come; what cannot be decoded is left out and counted in `damage`.
+    """Frames of one stream, as av.VideoFrame or av.AudioFrame; what cannot be decoded is left out, and counted.
 
     Each stream has a container to itself, so that neither waits in a queue for the other: memory is bounded
     however a file is interleaved.

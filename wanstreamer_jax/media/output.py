@@ -2,7 +2,11 @@
 
 import os
 import secrets
+from abc import abstractmethod
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
 
 from wanstreamer_jax.media.errors import MediaError
 
@@ -31,6 +35,33 @@ class PendingFile:
     def discard(self) -> None:
         """Leave nothing behind."""
         self.part.unlink(missing_ok=True)
+
+
+Writer = TypeVar("Writer")
+
+
+class Output(AbstractContextManager[Writer]):
+    """What is written piece by piece and ends in one of two ways, whichever comes first.
+
+    As a context manager: leaving normally or by KeyboardInterrupt finishes what has been written, any other
+    exception discards it.
+    """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Complete the file and let it appear."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Leave nothing behind."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, KeyboardInterrupt):
+            self.finish()
+        else:
+            self.discard()
 
 
 def _check(path: Path, source: Path | None) -> None:

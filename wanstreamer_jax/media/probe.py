@@ -20,6 +20,8 @@ from wanstreamer_jax.media.errors import MediaError
 from wanstreamer_jax.media.stamps import Stamps
 from wanstreamer_jax.timeline import VIDEO_FPS
 
+LONGEST_FRAME_S = 1.0  # the last frame of a slide show is not waited for as long as the others
+
 
 class Track(NamedTuple):
     """One stream of a file and where it stands in time."""
@@ -27,7 +29,7 @@ class Track(NamedTuple):
     stream_index: int  # among all of the file's
     start_s: float
     end_s: float
-    step_s: float  # a frame of video at its nominal rate; the longest packet of sound
+    step_s: float  # a frame of video, on average; the longest packet of sound
     pixel_aspect: Fraction  # width of a pixel / its height; 1 for sound
 
 
@@ -55,10 +57,27 @@ class MediaInfo(NamedTuple):
 
 
 class _Extent(NamedTuple):
-    """What the packets of a stream say: when the last one ends, how long the longest lasts."""
+    """Where the packets of a stream stand in time."""
 
+    n_packets: int = 0
+    first_s: float = float("inf")  # start of the earliest packet
+    last_s: float = float("-inf")  # start of the latest
     end_s: float = float("-inf")
-    longest_s: float = 0.0
+    longest_s: float = 0.0  # packet
+
+    def with_packet(self, start_s: float, packet_s: float) -> "_Extent":
+        return _Extent(
+            self.n_packets + 1,
+            min(self.first_s, start_s),
+            max(self.last_s, start_s),
+            max(self.end_s, start_s + packet_s),
+            max(self.longest_s, packet_s),
+        )
+
+    @property
+    def mean_s(self) -> float:
+        """Time from one packet to the next; of a single packet, how long it lasts."""
+        return (self.last_s - self.first_s) / (self.n_packets - 1) if self.n_packets > 1 else self.longest_s
 
 
 def probe(path: Path) -> MediaInfo:
@@ -95,11 +114,11 @@ def _check_sizes(path: Path, streams: list[av.stream.Stream]) -> None:
         if not isinstance(stream, VideoStream):
             continue
         width, height = stream.codec_context.width, stream.codec_context.height
-        if width <= 0 or height <= 0:
-            raise MediaError(path, f"its picture has no size ({width}x{height})", CONVERT)
-        if max(width, height) > LARGEST_SIDE or width * height > LARGEST_PICTURE:
-            limit = f"{LARGEST_SIDE} pixels a side and {LARGEST_PICTURE // 1_000_000} megapixels"
-            raise MediaError(path, f"its picture of {width}x{height} is beyond {limit}", "scale it down first")
+        # FFmpeg itself withholds a size beyond the limit of pixels that it was given.
+        size = f"of {width}x{height}" if width > 0 and height > 0 else "of no size that can be told, or one that"
+        if min(width, height) <= 0 or max(width, height) > LARGEST_SIDE or width * height > LARGEST_PICTURE:
+            limit = f"{LARGEST_SIDE} pixels a side or {LARGEST_PICTURE // 1_000_000} megapixels"
+            raise MediaError(path, f"its picture {size} is beyond {limit}", "scale it down, or record it again")
 
 
 def _scan(path: Path, container: av.container.InputContainer, streams: list[av.stream.Stream]) -> dict[int, _Extent]:
@@ -114,21 +133,19 @@ def _scan(path: Path, container: av.container.InputContainer, streams: list[av.s
             raise MediaError(path, "is encrypted", "give a copy without protection")
         if packet.size == 0 or packet.is_discard:  # the end's marker; what an edit list cuts away
             continue
-        packet_s, known = _packet_s(packet), extents[packet.stream_index]
-        start_s = stamps[packet.stream_index].place(packet.pts, packet.time_base, packet_s)
-        extents[packet.stream_index] = _Extent(max(known.end_s, start_s + packet_s), max(known.longest_s, packet_s))
+        index, packet_s = packet.stream_index, _packet_s(packet)
+        start_s = stamps[index].place(packet.pts, packet.time_base, packet_s)
+        extents[index] = extents[index].with_packet(start_s, packet_s)
     return extents
 
 
 def _packet_s(packet: av.Packet) -> float:
+    """How long a packet says it lasts; a frame of video that does not say lasts its share of a nominal second."""
     if packet.duration and packet.time_base:
         return float(packet.duration * packet.time_base)
-    return _frame_s(packet.stream) if isinstance(packet.stream, VideoStream) else 0.0
-
-
-def _frame_s(stream: av.stream.Stream) -> float:
-    rate = stream.average_rate or stream.guessed_rate or VIDEO_FPS
-    return 1 / float(rate)
+    if isinstance(packet.stream, VideoStream):
+        return float(1 / (packet.stream.guessed_rate or VIDEO_FPS))
+    return 0.0
 
 
 def _track(path: Path, stream: av.stream.Stream, extent: _Extent) -> Track | None:
@@ -136,8 +153,11 @@ def _track(path: Path, stream: av.stream.Stream, extent: _Extent) -> Track | Non
     first = next(decode(path, stream.index, Damage()), None)
     if first is None:
         return None
-    step_s, aspect = extent.longest_s, None
+    step_s, end_s, aspect = extent.longest_s, extent.end_s, Fraction(1)
     if isinstance(stream, VideoStream):
-        step_s, aspect = _frame_s(stream), stream.sample_aspect_ratio
+        # Nominal rates are not asked: many recorders state 1000 frames a second.
+        step_s = min(extent.mean_s, LONGEST_FRAME_S)
+        end_s = max(end_s, extent.last_s + step_s)
+        aspect = stream.sample_aspect_ratio or aspect
     start_s = Stamps().place(first.pts, first.time_base, step_s)
-    return Track(stream.index, start_s, max(start_s, extent.end_s), step_s, aspect or Fraction(1))
+    return Track(stream.index, start_s, max(start_s, end_s), step_s, aspect)

@@ -2,9 +2,10 @@
 
 import itertools
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import av.error
 import numpy as np
@@ -38,7 +39,7 @@ class MediaUnit(NamedTuple):
     n_samples: int
 
 
-class MediaReader:
+class MediaReader(AbstractContextManager["MediaReader"]):
     """The units of a media file, decoded as they are asked for; each iteration starts at the beginning.
 
     Frame i of the clock is the newest source frame that has started at i / 25 s, to the nearest frame; sound is
@@ -74,9 +75,6 @@ class MediaReader:
         self._damage = Damage()
         self._running = self._units()
         return self._running
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -29,16 +29,19 @@ class Piece(NamedTuple):
 def pieces(frames: Iterator[AudioFrame], zero_s: float) -> Iterator[Piece]:
     """Sound where its stamps say it is, counted from `zero_s`: mono, 24 kHz, in [-1, 1].
 
-    Pieces may have gaps between them, or overlap.
+    Pieces are not empty; they may have gaps between them, or overlap.
     """
+    return (piece for piece in _resampled(frames, zero_s) if len(piece.samples))
+
+
+def _resampled(frames: Iterator[AudioFrame], zero_s: float) -> Iterator[Piece]:
     stamps, run = Stamps(), None
     for frame in frames:
-        frame_s = frame.samples / frame.sample_rate
-        start_s = stamps.place(frame.pts, frame.time_base, frame_s) - zero_s
-        if run is None or not run.continues_with(frame, start_s):
-            if run is not None:
-                yield run.push(None)
-            run = _Run(frame, start_s)
+        start_s = stamps.place(frame.pts, frame.time_base, frame.samples / frame.sample_rate) - zero_s
+        if run is not None and not run.continues_with(frame, start_s):
+            yield run.push(None)
+            run = None
+        run = run or _Run(frame, start_s)
         yield run.push(frame)
     if run is not None:
         yield run.push(None)

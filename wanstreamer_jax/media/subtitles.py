@@ -2,10 +2,9 @@
 
 import html
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from wanstreamer_jax.media.output import PendingFile
+from wanstreamer_jax.media.output import Output, PendingFile
 from wanstreamer_jax.timeline import UNIT_MS
 
 LONGEST_CAPTION = 80  # characters: two short lines
@@ -21,12 +20,8 @@ class Caption(NamedTuple):
     text: str
 
 
-class SubtitleWriter:
-    """Joins the text of units into captions: one ends with a sentence, with a pause, or when it is long.
-
-    `finish` makes the file appear, `discard` leaves nothing behind; the first of them counts. As a context
-    manager: leaving normally or by KeyboardInterrupt finishes, any other exception discards.
-    """
+class SubtitleWriter(Output["SubtitleWriter"]):
+    """Joins the text of units into captions: one ends with a sentence, with a pause, or when it is long."""
 
     def __init__(self, path: Path, source: Path | None = None) -> None:
         """Open a .vtt file; `source` is a file that must not be overwritten.
@@ -65,17 +60,6 @@ class SubtitleWriter:
             self._is_open = False
             self._file.close()
             self._pending.discard()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None or issubclass(kind, KeyboardInterrupt):
-            self.finish()
-        else:
-            self.discard()
 
 
 def _is_over(caption: Caption, unit: int, text: str) -> bool:

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import av
 import av.error
@@ -15,7 +13,7 @@ from av.video.frame import VideoFrame
 from jaxtyping import Float32, UInt8
 
 from wanstreamer_jax.media.errors import MediaError
-from wanstreamer_jax.media.output import PendingFile
+from wanstreamer_jax.media.output import Output, PendingFile
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Picture
 
 _VIDEO_OPTIONS = {"crf": "18", "preset": "veryfast"}
@@ -24,13 +22,8 @@ _BT709 = 1  # the code of ITU-T H.273 for its primaries, its transfer and its ma
 _LIMITED_RANGE = 1
 
 
-class MediaWriter:
-    """Writes frames and samples as they come; the file lasts as long as its frames.
-
-    `finish` makes the file appear, `discard` leaves nothing behind; the first of them counts. As a context
-    manager: leaving normally or by KeyboardInterrupt finishes what has been written, any other exception
-    discards it.
-    """
+class MediaWriter(Output["MediaWriter"]):
+    """Writes frames and samples as they come; the file lasts as long as its frames."""
 
     def __init__(self, path: Path, picture: Picture, source: Path | None = None) -> None:
         """Open an MP4 file of `picture` (even width and height); `source` is a file that must not be overwritten.
@@ -86,17 +79,6 @@ class MediaWriter:
             self._is_open = False
             with suppress(av.error.FFmpegError):  # a container that cannot be completed is deleted all the same
                 self._leftovers.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None or issubclass(kind, KeyboardInterrupt):
-            self.finish()
-        else:
-            self.discard()
 
     def _open_streams(self) -> None:
         self._container = av.open(str(self._pending.part), "w", format="mp4", options={"movflags": "+faststart"})
