@@ -1,5 +1,6 @@
 """Laws of text: typed text is never control, control is never text, and a stream gives whole characters."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from wanstreamer_jax.config import TextConfig
+from wanstreamer_jax.presets import load_preset
 from wanstreamer_jax.tokens import TextStream, byte_tokenizer
 from wanstreamer_jax.tokens import Tokenizer as TextTokenizer
 
@@ -64,14 +67,15 @@ def test_text_survives(tokenizer: TextTokenizer, text: str) -> None:
 def test_typed_text_is_never_control(tokenizer: TextTokenizer, typed: str) -> None:
     ids = tokenizer.encode(typed)
     assert tokenizer.decode(ids) == typed
-    assert max(ids) < tokenizer.unit_end
+    assert max(ids) < tokenizer.n_entries
     assert all(tokenizer.bytes_of(i) for i in ids)
 
 
 @either
 def test_control_is_never_text(tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode("so")
-    assert tokenizer.decode([tokenizer.unit_end, *ids, tokenizer.unit_end, tokenizer.unit_end + 7]) == "so"
+    unit_end = tokenizer.n_entries
+    assert tokenizer.decode([unit_end, *ids, unit_end, unit_end + 7]) == "so"
 
 
 def test_added_tokens_are_never_text() -> None:
@@ -126,7 +130,7 @@ def test_plain_text_has_the_ids_of_the_library(text: str) -> None:
 
 def test_the_byte_tokenizer_is_bytes() -> None:
     assert byte_tokenizer().encode("é\n🙂") == list("é\n🙂".encode())
-    assert byte_tokenizer().unit_end == 256
+    assert byte_tokenizer().n_entries == 256
 
 
 def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
@@ -134,12 +138,14 @@ def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
     assert tokenizer.decode(tokenizer.encode(json.loads(r'"a\ud83d"'))) == "a?"
 
 
-def test_control_takes_the_first_spare_id_and_must_fit() -> None:
-    tokenizer = TOKENIZERS["qwen-like"]
-    assert tokenizer.unit_end == tokenizer.n_entries == 354
-    tokenizer.check_fits(355)
-    with pytest.raises(ValueError, match=r"354 entries .* 355 embeddings, but the model has 354"):
-        tokenizer.check_fits(354)
+def test_control_has_an_id_that_no_text_has() -> None:
+    tokenizer, tiny = TOKENIZERS["qwen-like"], load_preset("tiny")
+    assert tokenizer.n_entries == 354
+    tokenizer.check_fits(dataclasses.replace(tiny, text=TextConfig(unit_end=354)))
+    with pytest.raises(
+        ValueError, match=r"354 entries, ids 0 to 353, but the model has room for 353 before <unit_end>"
+    ):
+        tokenizer.check_fits(dataclasses.replace(tiny, text=TextConfig(unit_end=353)))
 
 
 def test_a_saved_tokenizer_is_the_same_file(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Text and ids: the language model's own byte-level tokenizer, with our control token in its spare ids.
+"""Text and ids: the language model's own byte-level tokenizer; our control token, <unit_end>, has a spare id.
 
 Text that people type can never become a control token: text is encoded without the tokenizer's added tokens, so
-that "<|im_end|>" is ten characters like any others. Nor can a control token become text: `decode` drops it.
+that "<|im_end|>" is ten characters like any others. Nor can a control token become text: an id that the vocabulary of
+text does not have decodes to nothing.
 
 A token is bytes, not characters: one character may be spread over several tokens, and over several units.
 `TextStream` holds an incomplete character back until the rest of it arrives.
@@ -16,7 +17,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-N_CONTROL = 1  # <unit_end>
+from wanstreamer_jax.config import Config
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -57,18 +58,12 @@ class Tokenizer:
         """Write the `tokenizer.json` that `load` reads, as it was read."""
         Path(path).write_text(self._text, encoding="utf-8")
 
-    @property
-    def unit_end(self) -> int:
-        """The id of <unit_end>: the first spare one after the tokenizer's own entries."""
-        return self.n_entries
-
-    def check_fits(self, vocab: int) -> None:
-        """Raise ValueError unless a model with `vocab` embeddings has one for every id."""
-        needed = self.n_entries + N_CONTROL
-        if needed > vocab:
+    def check_fits(self, config: Config) -> None:
+        """Raise ValueError unless the model has an embedding for every entry, and <unit_end> one of its own."""
+        if self.n_entries > config.text.unit_end:
             raise ValueError(
-                f"the tokenizer has {self.n_entries} entries and needs {N_CONTROL} spare: {needed} embeddings, "
-                f"but the model has {vocab} (transformer.vocab)"
+                f"the tokenizer has {self.n_entries} entries, ids 0 to {self.n_entries - 1}, but the model has room "
+                f"for {config.text.unit_end} before <unit_end> (text.unit_end)"
             )
 
     def encode(self, text: str) -> list[int]:

@@ -1,0 +1,58 @@
+"""Sizes of the public models, and the way to a preset in `configs/`."""
+
+import difflib
+import runpy
+from pathlib import Path
+
+from wanstreamer_jax.config import Config, TransformerConfig, VideoVAEConfig
+
+PRESETS = Path(__file__).parents[1] / "configs"
+
+# Qwen3's dense models (arXiv 2505.09388, table 1), as published.
+QWEN3 = {
+    "0.6b": TransformerConfig(width=1024, layers=28, heads=16, mlp=3072),
+    "1.7b": TransformerConfig(width=2048, layers=28, heads=16, mlp=6144),
+    "4b": TransformerConfig(width=2560, layers=36, heads=32, mlp=9728),
+    "8b": TransformerConfig(width=4096, layers=36, heads=32, mlp=12_288, tied=False),
+}
+
+# Mean and deviation of Wan2.1-VAE's latents, per channel, as published with diffusers' AutoencoderKLWan.
+# fmt: off
+WAN_VAE = VideoVAEConfig(
+    latent_mean=(
+        -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+        0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+    ),
+    latent_std=(
+        2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+        3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+    ),
+)
+# fmt: on
+
+
+def load_preset(name: str) -> Config:
+    """Return the `config` of a preset: "tiny", or the path of a Python file that defines one, which is run.
+
+    Raises ValueError when there is no such preset, with the nearest one that there is.
+    """
+    path = Path(name) if name.endswith(".py") else PRESETS / f"{name}.py"
+    if not path.is_file():
+        raise ValueError(f"no preset {name!r}: {_what_there_is(name)}")
+    match runpy.run_path(str(path)).get("config"):
+        case Config() as config:
+            return config
+    raise ValueError(f"{path}: no preset, because it defines no `config` of type Config")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets in `configs/`; none when the package is installed without the repository."""
+    return sorted(path.stem for path in PRESETS.glob("[!_]*.py"))
+
+
+def _what_there_is(name: str) -> str:
+    names = preset_names()
+    if not names:
+        return f"there is no {PRESETS}; work in a clone of the repository, or give the path of a preset file"
+    near = difflib.get_close_matches(Path(name).stem, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
