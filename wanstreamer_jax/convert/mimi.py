@@ -27,8 +27,7 @@ def audio_vae_from_mimi(tensors: Mapping[str, np.ndarray], cfg: AudioVAEConfig, 
 
     Raises ValueError when the tensors are not those of a Mimi of this configuration.
     """
-    fresh = nnx.to_pure_dict(nnx.state(AudioVAE(cfg, rngs=nnx.Rngs(seed))))
-    return read(_audio_vae_table(cfg), tensors, fresh, unused=QUANTISER)
+    return read(_audio_vae_table(cfg), tensors, lambda: AudioVAE(cfg, rngs=nnx.Rngs(seed)), unused=QUANTISER)
 
 
 def hearing_from_mimi(tensors: Mapping[str, np.ndarray], cfg: AudioVAEConfig, width: int, seed: int) -> Params:
@@ -36,8 +35,8 @@ def hearing_from_mimi(tensors: Mapping[str, np.ndarray], cfg: AudioVAEConfig, wi
 
     Raises ValueError when the tensors are not those of a Mimi of this configuration.
     """
-    fresh = nnx.to_pure_dict(nnx.state(Hearing(cfg, width, rngs=nnx.Rngs(seed))))
-    return read(_encoder_table(cfg, "trunk"), tensors, fresh, unused=ALL_BUT_ENCODER)
+    table = _encoder_table(cfg, "trunk")
+    return read(table, tensors, lambda: Hearing(cfg, width, rngs=nnx.Rngs(seed)), unused=ALL_BUT_ENCODER)
 
 
 def audio_vae_to_mimi(params: Params, cfg: AudioVAEConfig) -> dict[str, np.ndarray]:

@@ -25,10 +25,9 @@ def vision_from_siglip2(tensors: Mapping[str, np.ndarray], cfg: VisionConfig, wi
 
     Raises ValueError when the tensors are not those of a SigLIP2 of this configuration.
     """
-    fresh = nnx.to_pure_dict(nnx.state(Vision(cfg, width, rngs=nnx.Rngs(seed))))
     if POSITIONS in tensors:
         tensors = {**tensors, POSITIONS: _resample(np.asarray(tensors[POSITIONS], np.float32), cfg)}
-    return read(_table(cfg), tensors, fresh, unused=UNUSED)
+    return read(_table(cfg), tensors, lambda: Vision(cfg, width, rngs=nnx.Rngs(seed)), unused=UNUSED)
 
 
 def vision_to_siglip2(params: Params, cfg: VisionConfig) -> dict[str, np.ndarray]:

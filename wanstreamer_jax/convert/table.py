@@ -5,12 +5,13 @@ caller says is not used. Tensors are moved, nothing is computed: there and back 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from einops import rearrange
-from flax import traverse_util
+from flax import nnx, traverse_util
 
 Params = dict[str, Any]
 
@@ -55,19 +56,32 @@ def layer_norm_entries(theirs: str, ours: str) -> Iterator[Entry]:
     yield Entry(f"{theirs}.bias", f"{ours}.bias")
 
 
-def read(table: Iterable[Entry], tensors: Mapping[str, np.ndarray], params: Params, unused: str) -> Params:
-    """Return `params` with every tensor of the table taken from the public `tensors`.
+def read(
+    table: Iterable[Entry], tensors: Mapping[str, np.ndarray], init: Callable[[], nnx.Module], unused: str
+) -> Params:
+    """Return the parameters of the module that `init` makes, with the table's tensors taken from `tensors`.
 
-    `unused` is a regular expression of names to leave out. Raises one ValueError that lists every unknown, missing and
-    ill-shaped tensor.
+    What is not in the table begins as `init` draws it. `unused` is a regular expression of names to leave out. Raises
+    one ValueError that lists every unknown, missing and ill-shaped tensor.
     """
     entries = {entry.theirs: entry for entry in table}
-    flat = _flatten(params)
-    wanted = {name: _their_shape(entry, flat[entry.ours][1].shape) for name, entry in entries.items()}
+    ours = _flatten(nnx.to_pure_dict(nnx.state(nnx.eval_shape(init))))
+    wanted = {name: _their_shape(entry, ours[entry.ours][1].shape) for name, entry in entries.items()}
     given = {name: np.asarray(x, np.float32) for name, x in tensors.items() if not re.fullmatch(unused, name)}
     _check(given, wanted)
-    taken = {flat[entry.ours][0]: np.ascontiguousarray(entry.layout.to_ours(given[n])) for n, entry in entries.items()}
-    return traverse_util.unflatten_dict(traverse_util.flatten_dict(params) | taken)
+    taken = {entry.ours: np.ascontiguousarray(entry.layout.to_ours(given[name])) for name, entry in entries.items()}
+    values = taken | _draw(init, ours.keys() - taken.keys())
+    return traverse_util.unflatten_dict({path: values[dotted] for dotted, (path, _) in ours.items()})
+
+
+def _draw(init: Callable[[], nnx.Module], paths: Iterable[str]) -> dict[str, np.ndarray]:
+    """The fresh parameters at `paths`; under jit, nothing else is drawn."""
+
+    def pick() -> dict[str, jax.Array]:
+        fresh = _flatten(nnx.to_pure_dict(nnx.state(init())))
+        return {path: fresh[path][1] for path in paths}
+
+    return jax.tree.map(np.asarray, jax.jit(pick)())
 
 
 def write(table: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
