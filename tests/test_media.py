@@ -4,6 +4,7 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from tests import media_cases as cases
 from tests.media_cases import MS, Audio, Video, steady
 from wanstreamer_jax.media import MediaError, open_media
 from wanstreamer_jax.media.clocks import PictureClock, SoundClock
-from wanstreamer_jax.media.sound import Piece
+from wanstreamer_jax.media.sound import Piece, pieces
 from wanstreamer_jax.media.stamps import Stamps
 from wanstreamer_jax.timeline import (
     FRAMES_PER_UNIT,
@@ -133,6 +134,28 @@ def test_reading_again_starts_at_the_beginning(tmp_path):
     np.testing.assert_array_equal(first.samples, again.samples)
 
 
+def test_padding_of_a_codec_is_not_another_unit(tmp_path):
+    starts_s = tuple(i / 25 for i in range(2 * FRAMES_PER_UNIT))
+    path = cases.record(tmp_path / "a.mp4", Video(starts_s=starts_s), Audio(seconds=0.335))
+    assert read(path)[2].n_units == 2
+
+
+def test_no_sample_is_lost_at_a_seam():
+    """Three kinds of sound one after the other, the last one after a gap."""
+    kinds = [("s16", "stereo", 8000, 0.0), ("fltp", "mono", 44_100, 0.1), ("u8", "mono", 16_000, 0.5)]
+    frames = []
+    for kind, layout, rate, start_s in kinds:
+        frame = av.AudioFrame(kind, layout, samples=rate // 10)
+        frame.sample_rate, frame.pts, frame.time_base = rate, round(start_s * 1000), MS
+        frames.append(frame)
+    clock = np.zeros(SAMPLE_RATE_HZ, int)
+    for piece in pieces(iter(frames), 0.0):
+        clock[piece.start : piece.start + len(piece.samples)] += 1
+    heard = np.flatnonzero(clock)
+    assert clock.max() == 1
+    assert [heard[0], len(heard), heard[-1]] == pytest.approx([0, 0.3 * SAMPLE_RATE_HZ, 0.6 * SAMPLE_RATE_HZ], abs=2)
+
+
 @given(
     st.lists(st.integers(0, 400), min_size=1, unique=True).map(sorted),
     st.lists(st.integers(0, 500), min_size=1).map(sorted),
@@ -150,16 +173,16 @@ def test_picture_clock_shows_the_newest(starts, times, tolerance):
     st.lists(st.integers(1, 20), min_size=1, max_size=8),
 )
 def test_sound_clock_fills_gaps_and_lets_the_earlier_win(steps, takes):
-    pieces, start = [], 0
+    given_pieces, start = [], 0
     for i, (step, length) in enumerate(steps):
         start = max(0, start + step)
-        pieces.append(Piece(start, np.full(length, i + 1, np.float32)))
+        given_pieces.append(Piece(start, np.full(length, i + 1, np.float32)))
     expected, end = np.zeros(400, np.float32), 0
-    for i, piece in enumerate(pieces):
+    for i, piece in enumerate(given_pieces):
         first, last = max(piece.start, end), piece.start + len(piece.samples)
         expected[first:last] = i + 1
         end = max(end, last)
-    clock = SoundClock(iter(pieces))
+    clock = SoundClock(iter(given_pieces))
     np.testing.assert_array_equal(np.concatenate([clock.take(n) for n in takes]), expected[: sum(takes)])
 
 
@@ -253,10 +276,10 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_names_are_only_names(tmp_path):
+def test_names_are_only_names(tmp_path, monkeypatch):
     """FFmpeg reads meaning into colons and percent signs."""
-    path = cases.record(tmp_path / "a.mp4", Video(), None)
-    odd = path.rename(tmp_path / "take: 1 %03d (ä).mp4")
+    monkeypatch.chdir(tmp_path)
+    odd = cases.record(tmp_path / "a.mp4", Video(), None).rename("take:1 %03d (ä).mp4")
     assert read(odd)[2].n_units == 13
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests import media_cases as cases
 from tests.media_cases import Audio, Video
 from wanstreamer_jax.media import MediaError, MediaWriter, SubtitleWriter, open_media
+from wanstreamer_jax.media.probe import probe
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Picture
 
 PICTURE = Picture(112, 64)
@@ -68,6 +69,7 @@ def test_the_shorter_of_picture_and_sound_is_filled_up(tmp_path, n_frames, n_sam
     seen, heard, _ = read(tmp_path / "a.mp4")
     assert len(seen) == max(n_frames, n_samples // SAMPLES_PER_FRAME)
     assert len(heard) == len(seen) * SAMPLES_PER_FRAME
+    assert [track.end_s for track in probe(tmp_path / "a.mp4")] == pytest.approx([len(seen) / VIDEO_FPS] * 2, abs=1e-3)
     assert (seen > 250).all() == (n_frames > 0)
 
 
@@ -83,48 +85,54 @@ class StopError(Exception):
     pass
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def interrupted(writer, error: type[BaseException], *written) -> None:
+    with writer:
+        writer.write(*written)
+        raise error
+
+
 @pytest.mark.parametrize("make", [lambda p: MediaWriter(p, PICTURE), SubtitleWriter])
 def test_an_exception_leaves_nothing_and_what_was_there_stays(tmp_path, make):
     path = tmp_path / "a"
     path.write_bytes(b"before")
-    with pytest.raises(StopError), make(path) as writer:
-        _write_something(writer)
-        raise StopError
-    assert os.listdir(tmp_path) == ["a"]
+    writer = make(path)
+    with pytest.raises(StopError):
+        interrupted(writer, StopError, *_something_for(writer))
+    assert names(tmp_path) == ["a"]
     assert path.read_bytes() == b"before"
 
 
 def test_an_interrupt_keeps_what_was_written(tmp_path):
     frames, samples = flashes(40, every=40)
-    with pytest.raises(KeyboardInterrupt), MediaWriter(tmp_path / "a.mp4", PICTURE) as writer:
-        writer.write(frames, samples)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(MediaWriter(tmp_path / "a.mp4", PICTURE), KeyboardInterrupt, frames, samples)
     assert len(read(tmp_path / "a.mp4")[0]) == 40
-    assert os.listdir(tmp_path) == ["a.mp4"]
+    assert names(tmp_path) == ["a.mp4"]
 
 
 @pytest.mark.parametrize("make", [lambda p: MediaWriter(p, PICTURE), SubtitleWriter])
 def test_nothing_is_seen_under_the_name_before_the_end(tmp_path, make):
     with make(tmp_path / "a") as writer:
-        _write_something(writer)
+        writer.write(*_something_for(writer))
         assert not (tmp_path / "a").exists()
-    assert os.listdir(tmp_path) == ["a"]
+    assert names(tmp_path) == ["a"]
     writer.discard()  # too late
     writer.finish()
-    assert os.listdir(tmp_path) == ["a"]
+    assert names(tmp_path) == ["a"]
 
 
-def _write_something(writer) -> None:
-    if isinstance(writer, MediaWriter):
-        writer.write(*flashes(4, every=4))
-    else:
-        writer.write(0, "something")
+def _something_for(writer) -> tuple:
+    return flashes(4, every=4) if isinstance(writer, MediaWriter) else (0, "something")
 
 
 def test_without_a_frame_there_is_no_file(tmp_path):
     with MediaWriter(tmp_path / "a.mp4", PICTURE):
         pass
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
@@ -136,7 +144,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
             writer.write(noise, np.zeros(0, np.float32))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_frames_of_another_picture_are_refused(tmp_path):
@@ -149,7 +157,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, mak
     source = cases.record(tmp_path / "in.mp4", Video(), Audio())
     (tmp_path / "link").symlink_to(source)
     os.mkfifo(tmp_path / "fifo")
-    before = sorted(os.listdir(tmp_path))
+    before = names(tmp_path)
     for name, reason in [("", "is a folder"), ("no/a.mp4", "folder that does not"), ("fifo", "not a regular file")]:
         with pytest.raises(MediaError, match=reason):
             make(tmp_path / name)
@@ -158,7 +166,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, mak
             make(tmp_path / name, source)
     with pytest.raises(MediaError, match="cannot be written"):
         make(tmp_path / ("a" * 250))  # the hidden name is too long for the file system
-    assert sorted(os.listdir(tmp_path)) == before
+    assert names(tmp_path) == before
 
 
 def test_a_file_that_may_not_be_overwritten_is_refused(tmp_path, monkeypatch):
