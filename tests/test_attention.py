@@ -5,10 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wanstreamer_jax.attention import Attended, Tokens, attend, merge, visible
+from wanstreamer_jax import attention
+from wanstreamer_jax.attention import Attended, Tokens, attend, attend_slots, merge, visible
 
 USER_TEXT, USER_MEDIA, AGENT_TEXT, AGENT_MEDIA = range(4)
 
@@ -137,3 +139,16 @@ def test_one_mask_for_all_queries():
     for_all = mask[:, :1]
     whole = attend(q, k, v, jnp.broadcast_to(for_all, mask.shape))
     np.testing.assert_array_equal(attend(q, k, v, for_all).values, whole.values)
+
+
+@pytest.mark.parametrize("lengths", [(0, 0), (3, 11), (11, 0), (7, 8)])
+def test_slots_equal_a_mask_of_their_length(lengths, monkeypatch):
+    monkeypatch.setattr(attention, "CHUNK", 4)
+    q, k, v, _ = random_qkv(4)
+    length = jnp.array(lengths)
+    expected = attend(q, k, v, (jnp.arange(k.shape[2]) < length[:, None])[:, None])
+    actual = attend_slots(q, k, v, length)
+    seen = np.array(lengths) > 0
+    np.testing.assert_allclose(actual.values[seen], expected.values[seen], atol=2e-6)
+    np.testing.assert_allclose(actual.log_sum_exp[seen], expected.log_sum_exp[seen], atol=2e-6)
+    assert np.all(np.asarray(actual.log_sum_exp)[~seen] < -1e29)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.tiny import config as tiny
-from wanstreamer_jax.cache import History, Slice, append, init_history, n_valid, pin_world, valid_slots
+from wanstreamer_jax.cache import History, Slice, append, init_history, n_valid, pin_world
 
 B, K, H, L = 2, 2, 1, 2
 
@@ -29,8 +29,8 @@ def numbered(first: np.ndarray, n: np.ndarray, room: int) -> Slice:
 
 
 def held(history: History, ring: int, b: int) -> list[set]:
-    mask = np.asarray(valid_slots(history, n_valid(history, ring)))[b, 0]
-    return [set(np.asarray(layer)[b, kv_head, mask, 0]) for layer in (*history.k, *history.v) for kv_head in range(K)]
+    valid = int(n_valid(history, ring)[b])
+    return [set(np.asarray(layer)[b, kv_head, :valid, 0]) for layer in (*history.k, *history.v) for kv_head in range(K)]
 
 
 lengths = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30)
@@ -58,7 +58,7 @@ def _append(ring: int):
 
 def test_memory_is_constant_and_updates_are_in_place():
     history = init_history(tiny, 1)
-    new = Slice(jnp.zeros((1, 6, 2, 8, tiny.layout.n_slice, 32)), jnp.array([60]))
+    new = Slice(jnp.zeros((1, 6, 2, 8, tiny.layout.n_slice, tiny.transformer.head_size)), jnp.array([60]))
     compiled = jax.jit(functools.partial(append, ring=tiny.history.n_tokens), donate_argnums=0)
     memory = compiled.lower(history, new).compile().memory_analysis()
     cache_bytes = sum(x.nbytes for x in jax.tree.leaves(history))

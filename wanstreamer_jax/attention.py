@@ -31,6 +31,8 @@ from jaxtyping import Array, Bool, Float, Int
 from wanstreamer_jax.timeline import Group
 
 HIDDEN = -1e30  # finite, so that a query that sees nothing gives no NaN
+TINY = 1e-30
+CHUNK = 512  # slots of a history at a time; 256 to 1,408 are alike within 10 % on CPU
 
 
 class Tokens(NamedTuple):
@@ -77,18 +79,59 @@ def attend(
     mask: Bool[Array, "#B #T #S"],
 ) -> Attended:
     """Softmax attention in float32 over grouped heads; a query that sees nothing has weight 0 in `merge`."""
-    B, T, N, H = q.shape
+    T, N, H = q.shape[1:]
     K = k.shape[1]
     # Queries of one key head side by side: one plain matrix product a key head, and the cache is read as it lies.
     grouped = rearrange(q * H**-0.5, "B T (K G) H -> B K (T G) H", K=K)
     scores = jnp.einsum("BKQH,BKSH->BKQS", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(jnp.repeat(mask, N // K, axis=1)[:, None] if mask.shape[1] > 1 else mask[:, None], scores, HIDDEN)
+    queries = jnp.repeat(mask, N // K, axis=1) if mask.shape[1] > 1 else mask
+    scores = jnp.where(queries[:, None], scores, HIDDEN)
     top = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    values = jnp.einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    values = jnp.einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return _ungrouped(values, top, total, T)
+
+
+def attend_slots(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    length: Int[Array, " B"],
+) -> Attended:
+    """Attention to the first `length` slots of a history, in chunks; its cost is that of the slots that are valid.
+
+    A chunk's scores stay in a core's cache where those of a whole history would travel through memory several
+    times: five times faster on two CPU cores at 5,632 slots. The running maximum is FlashAttention's.
+    """
+    K, S = k.shape[1:3]
+    chunk = min(CHUNK, S)
+    grouped = rearrange(q * q.shape[-1] ** -0.5, "B T (K G) H -> B K (T G) H", K=K)
+
+    def add_chunk(i: jax.Array, running: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        values, top, total = running
+        start = jnp.minimum(i * chunk, S - chunk)  # the last chunk may begin in the one before
+        slots = start + jnp.arange(chunk)
+        fresh = (slots >= i * chunk) & (slots < length[:, None])
+        keys, chunk_values = (jax.lax.dynamic_slice_in_dim(x, start, chunk, axis=2) for x in (k, v))
+        scores = jnp.einsum("BKQH,BKSH->BKQS", grouped, keys, preferred_element_type=jnp.float32)
+        scores = jnp.where(fresh[:, None, None], scores, HIDDEN)
+        new_top = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
+        weights, fade = jnp.exp(scores - new_top), jnp.exp(top - new_top)
+        seen = jnp.einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), chunk_values, preferred_element_type=jnp.float32)
+        return values * fade + seen, new_top, total * fade + jnp.sum(weights, axis=-1, keepdims=True)
+
+    nothing = jnp.zeros(grouped.shape, jnp.float32)
+    running = (nothing, nothing[..., :1] + HIDDEN, nothing[..., :1])
+    n_chunks = (jnp.max(length) + chunk - 1) // chunk
+    values, top, total = jax.lax.fori_loop(0, n_chunks, add_chunk, running)
+    return _ungrouped(values, top, jnp.maximum(total, TINY), q.shape[1])
+
+
+def _ungrouped(values: jax.Array, top: jax.Array, total: jax.Array, T: int) -> Attended:
+    """Weighted sums [B, K, T G, H], maxima and sums of weights [B, K, T G, 1], as the result of attention."""
     return Attended(
-        rearrange(values, "B K (T G) H -> B T (K G) H", T=T),
+        rearrange(values / total, "B K (T G) H -> B T (K G) H", T=T),
         rearrange((top + jnp.log(total))[..., 0], "B K (T G) -> B T (K G)", T=T),
     )
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from wanstreamer_jax.config import Config
 
@@ -49,11 +49,6 @@ def init_history(config: Config, batch: int) -> History:
 def n_valid(history: History, ring: int) -> Int[Array, " B"]:
     """Slots that hold tokens; `ring` is its capacity in tokens."""
     return history.world + jnp.minimum(history.count, ring)
-
-
-def valid_slots(history: History, length: Int[Array, " B"]) -> Bool[Array, "B 1 S"]:
-    """The mask that a length stands for, the same for every query."""
-    return (jnp.arange(history.k[0].shape[2]) < length[:, None])[:, None]
 
 
 def pin_world(history: History, world: Slice) -> History:

@@ -3,6 +3,7 @@
 tau is 0 at clean latents and 1 at noise; velocities point from clean to noise. B sessions.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -29,9 +30,7 @@ def velocity(clean: Tree, noise: Tree) -> Tree:
 
 def flow_loss(predicted: Any, clean: Any, noise: Any) -> Any:
     """Mean squared error of velocities, one float32 number a leaf (one for sound, one for video)."""
-    return jax.tree.map(
-        lambda p, v: jnp.mean(jnp.square(p.astype(jnp.float32) - v)), predicted, velocity(clean, noise)
-    )
+    return jax.tree.map(lambda p, v: jnp.mean(jnp.square(p.astype(jnp.float32) - v)), predicted, velocity(clean, noise))
 
 
 def shifted(tau: Any, shift: float) -> Any:
@@ -52,7 +51,7 @@ def solve(velocity_at: Callable[[Any, FlowTime], Any], noise: Any, flow: FlowCon
     """Clean latents from noise by Euler steps. `velocity_at(latents, tau)`; latents are (audio, video) trees."""
     z, batch = noise, jax.tree.leaves(noise)[0].shape[0]
     times = solver_times(flow)
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in itertools.pairwise(times):
         v = velocity_at(z, FlowTime(*(jnp.full(batch, t, jnp.float32) for t in now)))
         step = type(z)(*(b - a for a, b in zip(now, then, strict=True)))
         z = jax.tree.map(lambda z, v, dt: z + dt * v, z, v, step)

@@ -43,10 +43,12 @@ class Predicted(NamedTuple):
     text_logits: Float[Array, "B U T V"]
 
 
-def forward(model: WanStreamer, world: Packed, world_rule: Tokens, session: Session, noisy: Latents, tau: FlowTime):
+def forward(
+    model: WanStreamer, world: Packed, world_rule: Tokens, session: Session, noisy: Latents, tau: FlowTime
+) -> Predicted:
     """Predict every text token and every velocity of a session in one pass; `tau` holds [B, U] flow times.
 
-    `world` and `world_rule` come from `stream.world`. Returns `Predicted`.
+    `world` and `world_rule` come from `stream.world`.
     """
     config = model.config
     U = session.n_user_text.shape[1]
@@ -60,7 +62,7 @@ def forward(model: WanStreamer, world: Packed, world_rule: Tokens, session: Sess
         return attend_session(spans, (rule, noisy_rule), config.history.n_tokens, q, k, v)
 
     hidden, _ = model.transformer(x, angles, conditioning, see)
-    return Predicted(*_unembed(model, spans, session, hidden))
+    return Predicted(*_unembed(model, spans, hidden))
 
 
 class Spans(NamedTuple):
@@ -145,7 +147,7 @@ def session_tokens(config: Config, world: Tokens, session: Session) -> tuple[Tok
 
 def _clean_stream(model: WanStreamer, session: Session) -> jax.Array:
     """The tokens of every commit, [B, U commits, D]."""
-    before = jax.tree.map(lambda z: jnp.roll(z, 1, axis=1), session.clean)  # y_{k-1}; unit 0's is never valid
+    before = jax.tree.map(lambda z: jnp.concatenate([jnp.zeros_like(z[:, :1]), z[:, :-1]], axis=1), session.clean)
     embed = jax.vmap(model.embed_latents, in_axes=1, out_axes=1)
     text = model.transformer.embed_text
     streams = [embed(before), text(session.user_text), session.user_media, text(session.agent_text)]
@@ -174,7 +176,7 @@ def _unit_angles(model: WanStreamer, session: Session) -> tuple[jax.Array, jax.A
 
 
 def _conditioning(model: WanStreamer, world: Packed, tau: FlowTime, n_slots: int) -> Conditioning:
-    """adaLN rows: those of clean latents, then two a unit for its noisy ones."""
+    """Rows for adaLN: those of clean latents, then two a unit for its noisy ones."""
     layout = model.config.layout
     B, U = tau.audio.shape
     kinds = model.latent_kinds(B)
@@ -189,7 +191,7 @@ def _conditioning(model: WanStreamer, world: Packed, tau: FlowTime, n_slots: int
     return Conditioning(rearrange(rows, "B U M n D -> B (U M) n D"), kind)
 
 
-def _unembed(model: WanStreamer, spans: Spans, session: Session, hidden: jax.Array) -> tuple[Latents, jax.Array]:
+def _unembed(model: WanStreamer, spans: Spans, hidden: jax.Array) -> tuple[Latents, jax.Array]:
     """Velocities of the noisy tokens; text scores from the hidden state before each agent text token."""
     layout = model.config.layout
     n_text = layout.max_agent_text

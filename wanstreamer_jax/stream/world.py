@@ -87,9 +87,7 @@ def prefill(model: WanStreamer, packed: Packed) -> tuple[jax.Array, Slice]:
     tokens = world_tokens(model.config, packed)
     mask = visible(tokens, tokens)
     clean = Conditioning(model.transformer.flow_rows(clean_time(packed.x.shape[0])), packed.kind)
-    hidden, kept = model.transformer(
-        packed.x, packed.angles, clean, lambda layer, q, k, v: attend(q, k, v, mask).values
-    )
+    hidden, kept = model.transformer(packed.x, packed.angles, clean, lambda _, q, k, v: attend(q, k, v, mask).values)
     return hidden, stack_slice(kept, packed.n_tokens)
 
 

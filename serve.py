@@ -1,0 +1,74 @@
+"""Stream a media file of a person through an agent: `python serve.py --input user.mp4 --output reply.mp4`."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+from wanstreamer_jax.agent import Agent, init_agent, load_agent
+from wanstreamer_jax.presets import load_preset
+from wanstreamer_jax.serving.media_file import Job, stream_file
+from wanstreamer_jax.serving.world_file import Setting, read_setting
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line options; exits with 2 and one line when they are wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--input", type=Path, required=True, metavar="FILE", help="what the user did: any media file")
+    add("--output", type=Path, required=True, metavar="FILE", help="the reply: MP4, 25 frames/s, 24,000 samples/s")
+    add("--agent", type=Path, metavar="DIR", help="an agent directory; without one, an untrained agent of --preset")
+    add("--preset", default="tiny", metavar="NAME", help="a preset of configs/, or the path of such a file")
+    add("--world", type=Path, metavar="FILE", help='JSON {"persona": text, "portrait": file, "voice": file}')
+    add("--report", type=Path, metavar="FILE", help="JSON: latencies in ms, late units, memory in bytes, text")
+    add("--record-text", type=Path, metavar="FILE", help="what the agent writes, as WebVTT subtitles")
+    add("--solver-steps", type=int, metavar="S", help="steps of the solver per unit of 160 ms (default: the agent's)")
+    add("--placement", choices=["unified"], default="unified", help="where the steps run: all on one device")
+    add("--seed", type=int, default=0, help="of noise and sampled text: one seed, one conversation")
+    return parser.parse_args(argv)
+
+
+def open_agent(args: argparse.Namespace) -> Agent:
+    """The agent of --agent, or an untrained one of --preset, with the options applied."""
+    if args.agent:
+        agent = load_agent(args.agent)
+    else:
+        agent = init_agent(load_preset(args.preset), seed=0)
+        print(f"no --agent given: this {args.preset} agent is untrained, and says and shows noise", file=sys.stderr)
+    if args.solver_steps is None:
+        return agent
+    flow = dataclasses.replace(agent.config.flow, solver_steps=args.solver_steps)
+    return dataclasses.replace(agent, config=dataclasses.replace(agent.config, flow=flow))
+
+
+def remember_compilations() -> None:
+    """Keep compiled programs between runs, unless JAX was told where already."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "wanstreamer_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def main() -> int:
+    """Run; returns the exit code."""
+    args = parse_args()
+    remember_compilations()
+    try:
+        agent = open_agent(args)
+        setting = read_setting(args.world, agent.config) if args.world else Setting()
+        job = Job(args.input, args.output, args.report, args.record_text, args.seed)
+        return 0 if stream_file(agent, job, setting) else INTERRUPTED
+    except ValueError as error:  # bad input of any kind; its message says what, where and what to do
+        print(f"serve.py: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

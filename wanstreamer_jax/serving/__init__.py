@@ -1,0 +1,1 @@
+"""An agent for people: a media file streamed through it."""

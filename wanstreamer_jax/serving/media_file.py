@@ -1,0 +1,149 @@
+"""A media file of a person, streamed through an agent unit by unit; the reply is a media file as long as it.
+
+Unit k of the reply lies in time where unit k of the input does. Live, it would be seen one unit and the agent's
+latency later.
+"""
+
+import dataclasses
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from wanstreamer_jax.agent import Agent
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.media.output import PendingFile
+from wanstreamer_jax.media.reader import MediaReader, MediaUnit, open_media
+from wanstreamer_jax.media.subtitles import SubtitleWriter
+from wanstreamer_jax.media.writer import MediaWriter
+from wanstreamer_jax.serving.report import CompileCounter, Latencies
+from wanstreamer_jax.serving.world_file import Setting, make_world
+from wanstreamer_jax.stream.placement import HistoryFull, Reply, Unified
+from wanstreamer_jax.stream.types import Observation
+from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS
+from wanstreamer_jax.tokens import TextStream
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What to read and what to write."""
+
+    source: Path
+    reply: Path
+    report: Path | None = None
+    subtitles: Path | None = None
+    seed: int = 0
+
+
+def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
+    """Stream `job.source` through the agent; False when Ctrl-C ended it early, with what there was written whole.
+
+    Raises:
+        MediaError: the source cannot be read, or an output cannot be written. No output is left behind.
+        ValueError: the setting does not fit the agent.
+    """
+    config = agent.config
+    with ExitStack() as stack:
+        media = stack.enter_context(open_media(job.source, config.vision.picture))
+        writer = stack.enter_context(MediaWriter(job.reply, config.picture, job.source))
+        subtitles = stack.enter_context(SubtitleWriter(job.subtitles, job.source)) if job.subtitles else None
+        pending = PendingFile(job.report, job.source) if job.report else None
+        if pending:
+            stack.callback(pending.discard)
+        placement = Unified(config, agent.params)
+        run = _Run(agent, placement, _warmed_up(agent, placement, setting, job.seed))
+        finished = _live_through(run, media, writer, subtitles)
+        if pending:
+            pending.part.write_text(json.dumps(run.report(media), indent=2, ensure_ascii=False) + "\n", "utf-8")
+            pending.commit()
+    print(run.words(job, media), file=sys.stderr)
+    return finished
+
+
+def _warmed_up(agent: Agent, placement: Unified, setting: Setting, seed: int) -> CompileCounter:
+    """Compile every step on a unit of nothing, then begin the session; what is compiled from now on is counted."""
+    world, world_end = make_world(agent.config, agent.tokenizer, [setting])
+    print("compiling (the first time takes a minute or two, then it is remembered) ...", file=sys.stderr, flush=True)
+    placement.begin(world, world_end, [seed])
+    placement.step(_observation(agent.config, None))
+    placement.begin(world, world_end, [seed])
+    return CompileCounter()
+
+
+def _live_through(run: "_Run", media: MediaReader, writer: MediaWriter, subtitles: SubtitleWriter | None) -> bool:
+    """Every unit of the recording; True when it came to its end."""
+    try:
+        progress = tqdm(media, total=media.n_units, desc="reply", unit=f" units of {UNIT_MS} ms", file=sys.stderr)
+        for k, unit in enumerate(progress):
+            reply = run.step(k, unit)
+            writer.write(reply.frames[0, : unit.n_frames], reply.samples[0, : max(0, unit.n_samples)])
+            if subtitles and run.text and run.text[-1]["unit"] == k:
+                subtitles.write(k, run.text[-1]["text"])
+    except KeyboardInterrupt:
+        print("\nstopped: the reply ends here", file=sys.stderr)
+        return False
+    except HistoryFull as error:
+        print(f"\n{error}", file=sys.stderr)
+    return True
+
+
+def _observation(config: Config, unit: MediaUnit | None) -> Observation:
+    """What one user did, without typed text; None is a unit of darkness and silence."""
+    picture = config.vision.picture
+    frames = unit.frames if unit else np.zeros((FRAMES_PER_UNIT, picture.height, picture.width, 3), np.uint8)
+    samples = unit.samples if unit else np.zeros(SAMPLES_PER_UNIT, np.float32)
+    text = np.zeros((1, config.text.max_user), np.int32)
+    return Observation(text, np.zeros(1, np.int32), samples[None], frames[None])
+
+
+class _Run:
+    """One session over a recording, and what is to be said of it."""
+
+    def __init__(self, agent: Agent, placement: Unified, compiled: CompileCounter):
+        self._agent = agent
+        self._placement = placement
+        self._compiled = compiled
+        self._latencies = Latencies()
+        self._stream = TextStream(agent.tokenizer)
+        self._n_units = 0
+        self.text: list[dict[str, Any]] = []
+
+    def step(self, k: int, unit: MediaUnit) -> Reply:
+        reply = self._placement.step(_observation(self._agent.config, unit))
+        self._latencies.add(reply.step_ms)
+        self._n_units += 1
+        if said := self._stream.push(reply.text[0]):
+            self.text.append({"unit": k, "text": said})
+        return reply
+
+    def report(self, media: MediaReader) -> dict[str, Any]:
+        config = self._agent.config
+        return {
+            "units": self._n_units,
+            "seconds": round(min(media.seconds, self._n_units * UNIT_MS / 1000), 3),
+            "picture": [config.picture.width, config.picture.height],
+            "placement": "unified",
+            "solver_steps": config.flow.solver_steps,
+            "trained": self._agent.trained,
+            "text": self.text,
+            "latency_ms": self._latencies.summary(),
+            "late_units": self._latencies.n_late(),
+            "concealed": media.n_concealed,
+            "compiles_after_warmup": self._compiled.n,
+            "history_tokens": self._placement.history_tokens[0],
+            "bytes_per_session": self._placement.bytes_per_session,
+        }
+
+    def words(self, job: Job, media: MediaReader) -> str:
+        report = self.report(media)
+        self._compiled.close()
+        unit_ms = report["latency_ms"].get("signal_to_signal", {"p50": 0.0, "p95": 0.0})
+        concealed = f", {media.n_concealed} damaged pieces concealed" if media.n_concealed else ""
+        return (
+            f"{job.reply}: {report['seconds']} s at {self._agent.config.picture}; a unit of {UNIT_MS} ms took "
+            f"{unit_ms['p50']:.0f} ms (p95 {unit_ms['p95']:.0f}), {report['late_units']} late{concealed}"
+        )
