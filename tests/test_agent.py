@@ -226,7 +226,7 @@ def reference(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(name=st.sampled_from([*FILES, MANIFEST]), where=st.integers(0, 10**6), bit=st.integers(0, 7))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 def test_any_flipped_bit(reference: Path, name: str, where: int, bit: int) -> None:
     path = reference / name
     whole = path.read_bytes()
@@ -237,6 +237,13 @@ def test_any_flipped_bit(reference: Path, name: str, where: int, bit: int) -> No
         assert_refused(reference, name)
     finally:
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("change", [{"trained": False}, {"training": {"steps": 13}}, {"versions": {"jax": "0.1"}}])
+def test_a_manifest_changed_by_hand(directory: Path, change: dict[str, Any]) -> None:
+    path = directory / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert_refused(directory, "manifest.json: its sha256 is not the one it holds")
 
 
 @pytest.mark.parametrize("name", FILES)

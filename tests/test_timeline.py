@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wanstreamer_jax import timeline
@@ -49,6 +49,7 @@ def _groups(layout: UnitLayout) -> list[np.ndarray]:
     ]
 
 
+@settings(deadline=None)
 @given(layout=layouts)
 def test_groups_follow_each_other_and_fill_the_unit(layout: UnitLayout) -> None:
     times = [group[:, 0] for group in _groups(layout)]
@@ -57,6 +58,7 @@ def test_groups_follow_each_other_and_fill_the_unit(layout: UnitLayout) -> None:
     assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
 
 
+@settings(deadline=None)
 @given(layout=layouts)
 def test_token_counts_are_the_positions(layout: UnitLayout) -> None:
     user_text, user_media, agent_text, agent_media = (len(group) for group in _groups(layout))
@@ -66,6 +68,7 @@ def test_token_counts_are_the_positions(layout: UnitLayout) -> None:
     assert layout.n_slice == layout.n_observed + agent_text
 
 
+@settings(deadline=None)
 @given(layout=layouts)
 def test_text_and_sound_stand_in_time_only_and_pictures_in_rows_and_columns_too(layout: UnitLayout) -> None:
     user_text, user_media, agent_text, agent_media = _groups(layout)
@@ -80,6 +83,7 @@ def test_text_and_sound_stand_in_time_only_and_pictures_in_rows_and_columns_too(
         assert row_and_column.tolist() == [[row, column] for row in range(grid[0]) for column in range(grid[1])]
 
 
+@settings(deadline=None)
 @given(us=st.integers(1, 10**11))
 def test_units_cover_a_recording_and_no_unit_is_empty(us: int) -> None:
     unit_us = timeline.UNIT_MS * 1000
@@ -87,6 +91,7 @@ def test_units_cover_a_recording_and_no_unit_is_empty(us: int) -> None:
     assert (n - 1) * unit_us < us <= n * unit_us
 
 
+@settings(deadline=None)
 @given(n=st.integers(0, 10**6))
 def test_whole_units_have_no_partial_one(n: int) -> None:
     assert timeline.n_units(n * 0.16) == n

@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -55,6 +55,7 @@ any_ids = st.lists(st.integers(0, 600), max_size=40)
 
 
 @either
+@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(CORPUS))
 def test_text_survives(tokenizer: TextTokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == unicodedata.normalize("NFC", text)
@@ -86,6 +87,7 @@ def test_added_tokens_are_never_text() -> None:
 
 
 @either
+@settings(deadline=None)
 @given(ids=any_ids, cuts=st.lists(st.integers(0, 40), max_size=5))
 def test_a_stream_in_any_pieces_is_the_whole(tokenizer: TextTokenizer, ids: list[int], cuts: list[int]) -> None:
     stream, edges = TextStream(tokenizer), [0, *sorted(cuts), len(ids)]
@@ -93,6 +95,7 @@ def test_a_stream_in_any_pieces_is_the_whole(tokenizer: TextTokenizer, ids: list
     assert "".join(pieces) + stream.finish() == tokenizer.decode(ids)
 
 
+@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_a_stream_gives_only_whole_characters(text: str) -> None:
     tokenizer = byte_tokenizer()
@@ -114,12 +117,14 @@ def test_an_unfinished_character_is_flushed_once() -> None:
     assert stream.push(tokenizer.encode("é")) == "é"
 
 
+@settings(deadline=None)
 @given(ids=any_ids)
 def test_decoding_agrees_with_the_library(ids: list[int]) -> None:
     library = Tokenizer.from_str(QWEN_LIKE)
     assert TOKENIZERS["qwen-like"].decode(ids) == library.decode([i for i in ids if i < 350], skip_special_tokens=True)
 
 
+@settings(deadline=None)
 @given(text=st.sampled_from(CORPUS) | st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_plain_text_has_the_ids_of_the_library(text: str) -> None:
     library = Tokenizer.from_str(QWEN_LIKE)

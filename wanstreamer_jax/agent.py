@@ -61,9 +61,8 @@ def init_agent(config: Config, seed: int) -> Agent:
     """An untrained agent with a tokenizer of bytes; the same seed gives the same one."""
     tokenizer = byte_tokenizer()
     tokenizer.check_fits(config)
-    # Hundreds of random draws that run once: compiling them well takes far longer than running them.
-    draw = jax.jit(functools.partial(init_params, config, seed), compiler_options={"xla_backend_optimization_level": 0})
-    return Agent(config, draw(), tokenizer, trained=False)
+    params = jax.jit(functools.partial(init_params, config, seed))()
+    return Agent(config, params, tokenizer, trained=False)
 
 
 def save_agent(directory: Path | str, agent: Agent, *, overwrite: bool = False) -> None:

@@ -95,9 +95,7 @@ class TextStream:
 
     def finish(self) -> str:
         """Return what was held back, as U+FFFD, and start afresh."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._decoder.decode(b"", final=True)
 
 
 def byte_tokenizer() -> Tokenizer:
