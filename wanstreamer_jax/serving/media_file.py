@@ -22,7 +22,7 @@ from wanstreamer_jax.media.subtitles import SubtitleWriter
 from wanstreamer_jax.media.writer import MediaWriter
 from wanstreamer_jax.serving.report import CompileCounter, Latencies
 from wanstreamer_jax.serving.world_file import Setting, make_world
-from wanstreamer_jax.stream.placement import HistoryFull, Reply, Unified
+from wanstreamer_jax.stream.placement import HistoryFullError, Reply, Unified
 from wanstreamer_jax.stream.types import Observation
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS
 from wanstreamer_jax.tokens import TextStream
@@ -86,7 +86,7 @@ def _live_through(run: "_Run", media: MediaReader, writer: MediaWriter, subtitle
     except KeyboardInterrupt:
         print("\nstopped: the reply ends here", file=sys.stderr)
         return False
-    except HistoryFull as error:
+    except HistoryFullError as error:
         print(f"\n{error}", file=sys.stderr)
     return True
 

@@ -31,7 +31,7 @@ class Reply(NamedTuple):
     step_ms: dict[str, float]
 
 
-class HistoryFull(RuntimeError):
+class HistoryFullError(RuntimeError):
     """The history has kept everything until its capacity; the session is over."""
 
 
@@ -68,7 +68,7 @@ class Unified:
         """Live through one unit.
 
         Raises:
-            HistoryFull: the policy is `full` and the next unit might not fit.
+            HistoryFullError: the policy is `full` and the next unit might not fit.
         """
         self._check_room()
         state, params, beat = self._state, self._params, self._beat()
@@ -103,7 +103,7 @@ class Unified:
     def _check_room(self) -> None:
         history = self.config.history
         if history.policy == "full" and self._n_tokens.max() + self.config.layout.n_slice > history.n_tokens:
-            raise HistoryFull(
+            raise HistoryFullError(
                 f"the history holds {self._n_tokens.max()} of {history.n_tokens} tokens after {self._unit} units and "
                 "keeps everything (history.policy full): the session ends here; raise history.n_tokens, or set "
                 "history.policy window"
