@@ -38,15 +38,16 @@ def small_config(**changes) -> Config:
 
 @functools.cache
 def small_params(config: Config):
-    """Parameters with nothing left at zero: adaLN, gates and heads all do something."""
-    params = init_params(config, 0)
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(treedef, [_stirred(x, key) for x, key in zip(leaves, keys, strict=True)])
+    """Parameters with nothing left at zero: adaLN, gates and heads all do something. Drawn without compiling."""
+    rng = np.random.default_rng(1)
 
+    def draw(path, like: jax.ShapeDtypeStruct) -> jax.Array:
+        noise = rng.normal(size=like.shape).astype(like.dtype)
+        if path[-1].key in ("scale", "gain"):
+            return jnp.asarray(1 + 0.2 * noise)
+        return jnp.asarray(noise * max(1, np.prod(like.shape[:-1])) ** -0.5)
 
-def _stirred(x: jax.Array, key: jax.Array) -> jax.Array:
-    return x + 0.2 * jax.random.normal(key, x.shape) / max(1, x.shape[0]) ** 0.5
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: init_params(config, 0)))
 
 
 def angles_at(config: Config, positions) -> jax.Array:

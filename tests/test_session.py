@@ -110,7 +110,7 @@ def test_streaming_equals_one_pass(n_tokens):
     config = dataclasses.replace(CONFIG, history=HistoryConfig(n_tokens=n_tokens))
     world, seen = small.a_world(config), small.observations(config, U)
     streamed = stream(config, seen, world)
-    assert (int(jnp.max(streamed.state.history.count)) > n_tokens) == (n_tokens == 60)
+    assert (int(jnp.max(streamed.state.history.n_committed)) > n_tokens) == (n_tokens == 60)
     predicted = in_one_pass(config, world, seen, streamed)
     velocities = jax.tree.map(jnp.subtract, small.stacked(streamed.noises), small.stacked(streamed.latents))
     assert_close(velocities, predicted.velocities, RTOL)

@@ -48,7 +48,7 @@ def test_text_alone_is_qwen3(tied):
     config = dataclasses.replace(base, transformer=dataclasses.replace(base.transformer, tied=tied))
     reference = qwen3(config)
     tensors = {name: x.numpy() for name, x in reference.state_dict().items()}
-    params = {"transformer": transformer_from_qwen3(tensors, config, seed=0)}
+    params = {"transformer": jax.tree.map(jnp.asarray, transformer_from_qwen3(tensors, config, seed=0))}
     n = config.world.max_text
     world = small.a_world(config, n_text=(n, n), n_voice=(0, 0), has_portrait=(False, False))
     with torch.no_grad():
@@ -105,9 +105,11 @@ def test_positions_of_hours_keep_the_angles_of_the_first_minute():
 
     def score(start):
         angles = [
-            rope_angles(np.array([[start + t, start + t + 2, start + t + 3]]), frequencies, cfg.rope_sections)[None]
+            jnp.asarray(
+                rope_angles(np.array([[start + t, start + t + 2, start + t + 3]]), frequencies, cfg.rope_sections)
+            )
             for t in (0, 17)
         ]
-        return jnp.sum(rotate(q, angles[0]) * rotate(k, angles[1]))
+        return jnp.sum(rotate(q, angles[0][None]) * rotate(k, angles[1][None]))
 
     np.testing.assert_allclose(score(12_345_678), score(0), rtol=2e-6)

@@ -38,14 +38,14 @@ CHUNK = 512  # slots of a history at a time; 256 to 1,408 are alike within 10 % 
 class Tokens(NamedTuple):
     """What the attention rule needs to know of tokens; each field is [B, S] or [S].
 
-    unit: -1 for the world. group: see `timeline.Group`. index: order in the packed stream; noisy latents have the
-    index that their clean copy will have. noisy: moved by the solver. valid: False for padding.
-    commit: index of the first token of the commit in which the token enters the history.
+    unit: -1 for the world. group: see `timeline.Group`. place: order in the packed stream; noisy latents have the
+    place that their clean copy will have. noisy: moved by the solver. valid: False for padding.
+    commit: place of the first token of the commit in which the token enters the history.
     """
 
     unit: Int[Array, "*S"]
     group: Int[Array, "*S"]
-    index: Int[Array, "*S"]
+    place: Int[Array, "*S"]
     noisy: Bool[Array, "*S"]
     valid: Bool[Array, "*S"]
     commit: Int[Array, "*S"]
@@ -57,10 +57,10 @@ def visible(queries: Tokens, keys: Tokens, window: int | None = None) -> Bool[Ar
     k = Tokens(*(x[..., None, :] for x in keys))
     token_causal = (k.group == Group.USER_TEXT) | (k.group == Group.AGENT_TEXT)
     same_unit, same_group = k.unit == q.unit, k.group == q.group
-    own_group = same_unit & same_group & (~token_causal | (k.index <= q.index))
+    own_group = same_unit & same_group & (~token_causal | (k.place <= q.place))
     clean = (k.unit < q.unit) | (same_unit & (k.group < q.group)) | (own_group & ~q.noisy)
     if window is not None:
-        clean &= (k.unit < 0) | (k.index >= q.commit - window)
+        clean &= (k.unit < 0) | (k.place >= q.commit - window)
     noisy = k.noisy & q.noisy & same_unit
     return k.valid & jnp.where(k.noisy, noisy, clean)
 

@@ -4,7 +4,7 @@
              the world,     the ring: token number c since unit 0 lies at world + c mod W
              pinned
 
-Validity is a length: slots 0 .. world + min(count, W) - 1 hold tokens, in no particular order, which attention does
+Validity is a length: slots 0 .. world + min(n_committed, W) - 1 hold tokens, in no particular order, which attention does
 not need, for keys are rotated to their positions before they are written. Nothing is ever rolled or copied.
 
 B sessions, S slots, T tokens of a slice, K key/value heads, H head size, L layers.
@@ -19,13 +19,16 @@ from jaxtyping import Array, Float, Int
 from wanstreamer_jax.config import Config
 
 
+Layers = tuple[Float[Array, "B K S H"], ...]
+
+
 class History(NamedTuple):
     """Keys and values of every layer, and how many tokens they hold."""
 
-    k: tuple[Float[Array, "B K S H"], ...]
-    v: tuple[Float[Array, "B K S H"], ...]
+    k: Layers
+    v: Layers
     world: Int[Array, " B"]  # tokens pinned at the front
-    count: Int[Array, " B"]  # tokens committed since, whether they are still in the ring or not
+    n_committed: Int[Array, " B"]  # tokens committed since, whether they are still in the ring or not
 
 
 class Slice(NamedTuple):
@@ -40,7 +43,7 @@ def init_history(config: Config, batch: int) -> History:
     model = config.transformer
     shape = (batch, model.kv_heads, config.n_world + config.history.n_tokens, model.head_size)
 
-    def layers() -> tuple[jax.Array, ...]:
+    def layers() -> Layers:
         return tuple(jnp.zeros(shape, model.dtype) for _ in range(model.layers))
 
     return History(layers(), layers(), jnp.zeros(batch, jnp.int32), jnp.zeros(batch, jnp.int32))
@@ -48,7 +51,7 @@ def init_history(config: Config, batch: int) -> History:
 
 def n_valid(history: History, ring: int) -> Int[Array, " B"]:
     """Slots that hold tokens; `ring` is its capacity in tokens."""
-    return history.world + jnp.minimum(history.count, ring)
+    return history.world + jnp.minimum(history.n_committed, ring)
 
 
 def pin_world(history: History, world: Slice) -> History:
@@ -65,14 +68,14 @@ def append(history: History, new: Slice, ring: int) -> History:
     end and one at its start; in each, only the slots that are the slice's change.
     """
     T = new.kv.shape[4]
-    at = history.count % ring
+    at = history.n_committed % ring
     last = jnp.minimum(at, ring - T)
     windows = [(history.world + last, last - at), (history.world, ring - at)]
     k, v = _write_layers(history, new, windows)
-    return History(k, v, history.world, history.count + new.n_tokens)
+    return History(k, v, history.world, history.n_committed + new.n_tokens)
 
 
-def _write_layers(history: History, new: Slice, windows: list[tuple[jax.Array, jax.Array]]):
+def _write_layers(history: History, new: Slice, windows: list[tuple[jax.Array, jax.Array]]) -> tuple[Layers, Layers]:
     """Write a slice into each layer; a window is (first slot, slice row that belongs there), each [B]."""
     k, v = list(history.k), list(history.v)
     for layer in range(len(k)):

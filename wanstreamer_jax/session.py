@@ -115,31 +115,31 @@ def session_tokens(config: Config, world: Tokens, session: Session) -> tuple[Tok
     counts = (layout.n_agent_media, layout.max_user_text, layout.n_user_media, layout.max_agent_text)
     groups = np.repeat([Group.AGENT_MEDIA, Group.USER_TEXT, Group.USER_MEDIA, Group.AGENT_TEXT], counts)
     units = np.arange(U)[:, None] - np.repeat([1, 0, 0, 0], counts)
-    valid = [
+    streams = [
         jnp.broadcast_to((jnp.arange(U) > 0)[:, None], (B, U, layout.n_agent_media)),
         jnp.arange(layout.max_user_text) < session.n_user_text[..., None],
         jnp.ones((B, U, layout.n_user_media), bool),
         jnp.arange(layout.max_agent_text) < session.n_agent_text[..., None],
     ]
-    n_tokens = sum(jnp.sum(v, axis=-1) for v in valid)  # [B, U] of each commit
+    n_tokens = sum(jnp.sum(v, axis=-1) for v in streams)  # [B, U] of each commit
     ends = jnp.cumsum(n_tokens, axis=1)
-    valid = rearrange(jnp.concatenate(valid, axis=-1), "B U T -> B (U T)")
+    valid = rearrange(jnp.concatenate(streams, axis=-1), "B U T -> B (U T)")
     clean = Tokens(
         unit=_all_sessions(units.reshape(-1), B),
         group=_all_sessions(np.tile(groups, U), B),
-        index=jnp.cumsum(valid, axis=1) - 1,
+        place=jnp.cumsum(valid, axis=1) - 1,
         noisy=jnp.zeros_like(valid),
         valid=valid,
         commit=repeat(ends - n_tokens, "B U -> B (U T)", T=layout.n_slice),
     )
     clean = Tokens(*(jnp.concatenate([a, b], axis=1) for a, b in zip(world, clean, strict=True)))
-    index = rearrange(ends[..., None] + jnp.arange(layout.n_agent_media), "B U T -> B (U T)")
+    place = rearrange(ends[..., None] + jnp.arange(layout.n_agent_media), "B U T -> B (U T)")
     noisy = Tokens(
         unit=_all_sessions(np.repeat(np.arange(U), layout.n_agent_media), B),
-        group=jnp.full_like(index, Group.AGENT_MEDIA),
-        index=index,
-        noisy=jnp.ones_like(index, bool),
-        valid=jnp.ones_like(index, bool),
+        group=jnp.full_like(place, Group.AGENT_MEDIA),
+        place=place,
+        noisy=jnp.ones_like(place, bool),
+        valid=jnp.ones_like(place, bool),
         commit=repeat(ends, "B U -> B (U T)", T=layout.n_agent_media),
     )
     return clean, noisy

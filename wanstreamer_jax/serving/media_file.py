@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -96,8 +97,8 @@ def _observation(config: Config, unit: MediaUnit | None) -> Observation:
     picture = config.vision.picture
     frames = unit.frames if unit else np.zeros((FRAMES_PER_UNIT, picture.height, picture.width, 3), np.uint8)
     samples = unit.samples if unit else np.zeros(SAMPLES_PER_UNIT, np.float32)
-    text = np.zeros((1, config.text.max_user), np.int32)
-    return Observation(text, np.zeros(1, np.int32), samples[None], frames[None])
+    text = jnp.zeros((1, config.text.max_user), jnp.int32)
+    return Observation(text, jnp.zeros(1, jnp.int32), jnp.asarray(samples[None]), jnp.asarray(frames[None]))
 
 
 class _Run:

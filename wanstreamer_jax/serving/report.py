@@ -18,7 +18,8 @@ class CompileCounter:
         self.n = 0
         jax.monitoring.register_event_duration_secs_listener(self._hear)
 
-    def _hear(self, event: str, _seconds: float, **_: Any) -> None:
+    def _hear(self, event: str, duration_secs: float, **_: Any) -> None:
+        del duration_secs
         self.n += event == COMPILED
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -80,5 +81,5 @@ def make_world(config: Config, tokenizer: Tokenizer, settings: list[Setting]) ->
         if setting.portrait is not None:
             portrait[b] = setting.portrait
     has_portrait = np.array([s.portrait is not None for s in settings])
-    world = World(text, n_text, voice, n_voice, portrait, has_portrait, start_angles(config, n_text))
-    return world, n_text + np.maximum(n_voice, 1)
+    arrays = (text, n_text, voice, n_voice, portrait, has_portrait, start_angles(config, n_text))
+    return World(*(jnp.asarray(x) for x in arrays)), n_text + np.maximum(n_voice, 1)

@@ -98,7 +98,8 @@ class Unified:
 
     def _beat(self) -> Beat:
         positions = self._world_end + self._unit * self.config.layout.advance
-        return Beat(np.full(len(positions), self._unit, np.int32), start_angles(self.config, positions), self._key)
+        unit = jnp.full(len(positions), self._unit, jnp.int32)
+        return Beat(unit, jnp.asarray(start_angles(self.config, positions)), self._key)
 
     def _check_room(self) -> None:
         history = self.config.history

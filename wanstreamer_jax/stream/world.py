@@ -48,7 +48,8 @@ def encode_world(config: Config, params: Params, world: World) -> Latents:
 
 def pack_world(model: WanStreamer, world: World, latents: Latents) -> Packed:
     """The world's tokens, those that are there first."""
-    batch, max_text, max_voice = *world.text.shape, latents.audio.shape[1]
+    batch, max_text = world.text.shape
+    max_voice = latents.audio.shape[1]
     x = jnp.concatenate([model.transformer.embed_text(world.text), model.embed_latents(latents)], axis=1)
     valid = jnp.concatenate(
         [
