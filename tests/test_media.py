@@ -263,7 +263,7 @@ def test_a_recording_that_breaks_off_ends_there(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path):
-    """24 s of 640x368 are 424 MB of pixels; sound all before picture, so that one would wait for the other."""
+    """24 s of 640x368 are 424 MB of pixels."""
     starts_s = tuple(i / 25 for i in range(600))
     fast = (("preset", "ultrafast"), ("g", "600"))
     path = cases.record(tmp_path / "a.mkv", Video(starts_s=starts_s, time_base=MS, size=(640, 368), options=fast), None)
@@ -274,6 +274,19 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_tags_may_be_in_any_encoding(tmp_path):
+    path = cases.record(tmp_path / "a.flac", None, Audio("flac"))
+    path.write_bytes(path.read_bytes().replace(b"encoder=Lavf", b"encoder=L\xe4vf"))
+    assert read(path)[2].n_units == 13
+
+
+def test_sound_may_have_more_channels_than_anyone_hears():
+    frame = av.AudioFrame.from_ndarray(np.full((16, 4800), 0.5, np.float32).reshape(1, -1), "flt", "hexadecagonal")
+    frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE_HZ, 0, MS
+    (piece,) = pieces(iter([frame]), 0.0)
+    np.testing.assert_allclose(piece.samples, np.full(4800, 0.5), atol=1e-6)
 
 
 def test_names_are_only_names(tmp_path, monkeypatch):
@@ -351,6 +364,10 @@ def _no_pixels(folder):
     return path, "no size"
 
 
+def _apart(folder):
+    return cases.record(folder / "a.mkv", Video("ffv1", time_base=MS), Audio("pcm_s16le", start_s=9000.0)), "s apart"
+
+
 def _no_time(folder):
     return cases.record(folder / "a.wav", None, Audio("pcm_s16le", seconds=0)), "nothing in it can be decoded"
 
@@ -359,7 +376,7 @@ def _no_time(folder):
     "make",
     [
         *(_missing, _folder, _empty, _fifo, _text, _noise, _without_index, _encrypted, _subtitles_only),
-        *(_nothing_decodes, _wide, _many_pixels, _no_pixels, _no_time),
+        *(_nothing_decodes, _wide, _many_pixels, _no_pixels, _no_time, _apart),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_error(tmp_path, make):

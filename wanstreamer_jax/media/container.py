@@ -34,7 +34,7 @@ def open_container(path: Path) -> av.container.InputContainer:
     """
     _check_file(path)
     try:
-        container = av.open(f"file:{path}", options=_DEMUXER)
+        container = av.open(f"file:{path}", options=_DEMUXER, metadata_errors="replace")
     except av.error.FFmpegError as error:
         if _begins_as_mp4(path):
             reason = "is cut off: it has no index (moov), which is written when a recording ends"
@@ -50,7 +50,7 @@ def packets(container: av.container.InputContainer, *streams: av.stream.Stream) 
     """Packets of the streams in the file's order, up to the end or to where the file breaks off."""
     try:
         yield from container.demux(*streams)
-    except av.error.FFmpegError:
+    except (av.error.FFmpegError, IndexError):  # an index: PyAV, at the end, if streams turned up on the way
         return
 
 

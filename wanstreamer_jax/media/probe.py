@@ -17,7 +17,7 @@ from wanstreamer_jax.media.container import (
     packets,
 )
 from wanstreamer_jax.media.errors import MediaError
-from wanstreamer_jax.media.stamps import Stamps
+from wanstreamer_jax.media.stamps import LARGEST_GAP_S, Stamps
 from wanstreamer_jax.timeline import VIDEO_FPS
 
 LONGEST_FRAME_S = 1.0  # the last frame of a slide show is not waited for as long as the others
@@ -97,8 +97,7 @@ def probe(path: Path) -> MediaInfo:
     info = MediaInfo(tracks.get("video"), tracks.get("audio"))
     if info == (None, None):
         raise MediaError(path, "nothing in it can be decoded", "record it again, or repair it with a media tool")
-    if info.seconds <= 0:
-        raise MediaError(path, "lasts 0 seconds", "give a recording that lasts")
+    _check_times(path, info)
     return info
 
 
@@ -119,6 +118,14 @@ def _check_sizes(path: Path, streams: list[av.stream.Stream]) -> None:
         if min(width, height) <= 0 or max(width, height) > LARGEST_SIDE or width * height > LARGEST_PICTURE:
             limit = f"{LARGEST_SIDE} pixels a side or {LARGEST_PICTURE // 1_000_000} megapixels"
             raise MediaError(path, f"its picture {size} is beyond {limit}", "scale it down, or record it again")
+
+
+def _check_times(path: Path, info: MediaInfo) -> None:
+    if info.seconds <= 0:
+        raise MediaError(path, "lasts 0 seconds", "give a recording that lasts")
+    if info.video and info.audio and abs(info.video.start_s - info.audio.start_s) > LARGEST_GAP_S:
+        apart_s = abs(info.video.start_s - info.audio.start_s)
+        raise MediaError(path, f"its picture and its sound start {apart_s:.0f} s apart", CONVERT)
 
 
 def _scan(path: Path, container: av.container.InputContainer, streams: list[av.stream.Stream]) -> dict[int, _Extent]:
@@ -142,7 +149,7 @@ def _scan(path: Path, container: av.container.InputContainer, streams: list[av.s
 def _packet_s(packet: av.Packet) -> float:
     """How long a packet says it lasts; a frame of video that does not say lasts its share of a nominal second."""
     if packet.duration and packet.time_base:
-        return float(packet.duration * packet.time_base)
+        return min(float(packet.duration * packet.time_base), LARGEST_GAP_S)
     if isinstance(packet.stream, VideoStream):
         return float(1 / (packet.stream.guessed_rate or VIDEO_FPS))
     return 0.0

@@ -52,7 +52,8 @@ class _Run:
 
     def __init__(self, first: AudioFrame, start_s: float) -> None:
         self._kind = _kind(first)
-        self._resampler = AudioResampler(format="fltp", rate=SAMPLE_RATE_HZ)
+        # Interleaved: PyAV gives arrays of planes for 8 channels at most, and damaged files claim more.
+        self._resampler = AudioResampler(format="flt", rate=SAMPLE_RATE_HZ)
         self._gains = _mono_gains(first)
         self._end_s = start_s
         self._next_sample = round(start_s * SAMPLE_RATE_HZ)
@@ -65,14 +66,15 @@ class _Run:
         if frame is not None:
             self._end_s += frame.samples / frame.sample_rate
             frame.pts = None  # what is odd about the stamps has been dealt with
-        channels = [f.to_ndarray() for f in self._resampler.resample(frame) if f is not None]
-        samples = np.concatenate([self._mono(c) for c in channels] or [np.zeros(0, np.float32)])
+        resampled = [f.to_ndarray() for f in self._resampler.resample(frame) if f is not None]
+        samples = np.concatenate([self._mono(r) for r in resampled] or [np.zeros(0, np.float32)])
         piece = Piece(self._next_sample, samples)
         self._next_sample += len(samples)
         return piece
 
-    def _mono(self, channels: Float32[np.ndarray, "channels n"]) -> Float32[np.ndarray, " n"]:
-        return np.clip(np.nan_to_num(self._gains @ channels), -1, 1).astype(np.float32)
+    def _mono(self, interleaved: Float32[np.ndarray, "1 n_interleaved"]) -> Float32[np.ndarray, " n"]:
+        mono = interleaved.reshape(-1, len(self._gains)) @ self._gains
+        return np.clip(np.nan_to_num(mono), -1, 1).astype(np.float32)
 
 
 def _kind(frame: AudioFrame) -> tuple[str, str, int]:
