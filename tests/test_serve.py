@@ -1,6 +1,5 @@
 """`serve.py`: a media file in, a media file of the same length out; bad input is one sentence and leaves nothing."""
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 import serve
-from tests.small import small_config
+from tests import small_preset
 from wanstreamer_jax.agent import init_agent, save_agent
 from wanstreamer_jax.config import HistoryConfig
 from wanstreamer_jax.media.writer import MediaWriter
@@ -18,6 +17,7 @@ from wanstreamer_jax.stream.placement import STEPS, Unified
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, UNIT_MS, VIDEO_FPS, Picture
 
 PRESET = str(Path(__file__).parent / "small_preset.py")
+SMALL = small_preset.config
 N_FRAMES = 27  # the last unit is a partial one
 
 
@@ -59,14 +59,13 @@ def test_reply_is_as_long_as_the_input_and_the_report_is_complete(monkeypatch, c
     options = ["--report", report, "--record-text", subtitles, "--solver-steps", 1]
     assert run(monkeypatch, "--input", clip, "--output", reply, *options) == 0
     frames, samples, facts = decoded(reply)
-    config = small_config()
-    assert facts == (config.picture.width, config.picture.height, VIDEO_FPS, SAMPLE_RATE_HZ)
+    assert facts == (SMALL.picture.width, SMALL.picture.height, VIDEO_FPS, SAMPLE_RATE_HZ)
     assert len(frames) == N_FRAMES
     assert abs(len(samples) - N_FRAMES * SAMPLES_PER_FRAME) <= SAMPLES_PER_FRAME
     said = json.loads(report.read_text())
     assert said["units"] == -(-N_FRAMES // 4)
     assert abs(said["seconds"] - N_FRAMES / VIDEO_FPS) < UNIT_MS / 1000
-    assert said["picture"] == [config.picture.width, config.picture.height]
+    assert said["picture"] == [SMALL.picture.width, SMALL.picture.height]
     assert (said["placement"], said["solver_steps"], said["concealed"]) == ("unified", 1, 0)
     assert said["compiles_after_warmup"] == 0
     assert said["history_tokens"] > 0
@@ -117,8 +116,9 @@ def test_interrupt_leaves_a_playable_reply(monkeypatch, clip, tmp_path):
 def test_a_full_history_ends_the_session_cleanly(monkeypatch, clip, tmp_path, capsys):
     preset = tmp_path / "full.py"
     preset.write_text(
-        "import dataclasses\nfrom tests.small import small_config\nfrom wanstreamer_jax.config import HistoryConfig\n"
-        "config = small_config(history=HistoryConfig(policy='full', n_tokens=60))\n"
+        "import dataclasses\nfrom tests.small_preset import config as small\n"
+        "from wanstreamer_jax.config import HistoryConfig\n"
+        "config = dataclasses.replace(small, history=HistoryConfig(policy='full', n_tokens=60))\n"
     )
     reply = tmp_path / "reply.mp4"
     assert run(monkeypatch, "--input", clip, "--output", reply, preset=str(preset)) == 0
@@ -141,7 +141,7 @@ def test_a_damaged_frame_is_concealed_and_counted(monkeypatch, clip, tmp_path):
 
 def damaged_agent(folder, damage):
     """An agent directory of the small preset with one thing wrong."""
-    save_agent(folder, init_agent(small_config(), 0))
+    save_agent(folder, init_agent(SMALL, 0))
     damage(folder)
     return folder
 
@@ -166,7 +166,7 @@ def test_a_damaged_agent_is_refused(monkeypatch, clip, tmp_path, capsys, damage)
 
 
 def test_a_saved_agent_answers_like_the_one_in_memory(monkeypatch, clip, tmp_path):
-    save_agent(tmp_path / "agent", init_agent(small_config(), 0))
+    save_agent(tmp_path / "agent", init_agent(SMALL, 0))
     assert run(monkeypatch, "--input", clip, "--output", tmp_path / "a.mp4") == 0
     assert (
         run(monkeypatch, "--input", clip, "--output", tmp_path / "b.mp4", "--agent", tmp_path / "agent", preset=None)
@@ -224,8 +224,7 @@ def test_unknown_preset_names_the_nearest(monkeypatch, clip, tmp_path, capsys):
 
 
 def test_the_last_window_of_history_is_reported(monkeypatch, clip, tmp_path):
-    config = small_config()
-    assert dataclasses.replace(config, history=HistoryConfig(n_tokens=60)) == config
+    assert SMALL.history == HistoryConfig(policy="window", n_tokens=60)
     report = tmp_path / "report.json"
     assert run(monkeypatch, "--input", clip, "--output", tmp_path / "reply.mp4", "--report", report) == 0
     assert json.loads(report.read_text())["history_tokens"] == 60  # the window is full; there is no persona

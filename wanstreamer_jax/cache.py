@@ -4,8 +4,8 @@
              the world,     the ring: token number c since unit 0 lies at world + c mod W
              pinned
 
-Validity is a length: slots 0 .. world + min(n_committed, W) - 1 hold tokens, in no particular order, which attention does
-not need, for keys are rotated to their positions before they are written. Nothing is ever rolled or copied.
+Validity is a length: the first world + min(n_committed, W) slots hold tokens, in no particular order. Attention needs
+none, for keys are rotated to their positions before they are written. Nothing is ever rolled or copied.
 
 B sessions, S slots, T tokens of a slice, K key/value heads, H head size, L layers.
 """
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from wanstreamer_jax.config import Config
-
 
 Layers = tuple[Float[Array, "B K S H"], ...]
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.layers import rope_angles, rope_frequencies
 from wanstreamer_jax.perception import Perception
-from wanstreamer_jax.timeline import LATENTS_PER_TOKEN, AUDIO_LATENTS_PER_UNIT
+from wanstreamer_jax.timeline import AUDIO_LATENTS_PER_UNIT, LATENTS_PER_TOKEN
 from wanstreamer_jax.transformer import AUDIO, VIDEO, Transformer
 from wanstreamer_jax.vae.audio import AudioVAE
 from wanstreamer_jax.vae.video import VideoVAE
