@@ -14,6 +14,7 @@ from tests import media_cases as cases
 from tests.media_cases import MS, Audio, Video, steady
 from wanstreamer_jax.media import MediaError, open_media
 from wanstreamer_jax.media.clocks import PictureClock, SoundClock
+from wanstreamer_jax.media.container import Damage
 from wanstreamer_jax.media.sound import Piece, pieces
 from wanstreamer_jax.media.stamps import Stamps
 from wanstreamer_jax.timeline import (
@@ -149,7 +150,7 @@ def test_no_sample_is_lost_at_a_seam():
         frame.sample_rate, frame.pts, frame.time_base = rate, round(start_s * 1000), MS
         frames.append(frame)
     clock = np.zeros(SAMPLE_RATE_HZ, int)
-    for piece in pieces(iter(frames), 0.0):
+    for piece in pieces(iter(frames), 0.0, Damage()):
         clock[piece.start : piece.start + len(piece.samples)] += 1
     heard = np.flatnonzero(clock)
     assert clock.max() == 1
@@ -276,6 +277,14 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def test_sound_that_cannot_be_resampled_is_counted():
+    frames = [av.AudioFrame("s16", "mono", samples=800) for _ in range(2)]
+    frames[0].sample_rate, frames[1].sample_rate = 2**31 - 1, 8000
+    damage = Damage()
+    assert sum(len(p.samples) for p in pieces(iter(frames), 0.0, damage)) == pytest.approx(2400, abs=2)
+    assert damage.n == 1
+
+
 def test_tags_may_be_in_any_encoding(tmp_path):
     path = cases.record(tmp_path / "a.flac", None, Audio("flac"))
     path.write_bytes(path.read_bytes().replace(b"encoder=Lavf", b"encoder=L\xe4vf"))
@@ -285,7 +294,7 @@ def test_tags_may_be_in_any_encoding(tmp_path):
 def test_sound_may_have_more_channels_than_anyone_hears():
     frame = av.AudioFrame.from_ndarray(np.full((16, 4800), 0.5, np.float32).reshape(1, -1), "flt", "hexadecagonal")
     frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE_HZ, 0, MS
-    (piece,) = pieces(iter([frame]), 0.0)
+    (piece,) = pieces(iter([frame]), 0.0, Damage())
     np.testing.assert_allclose(piece.samples, np.full(4800, 0.5), atol=1e-6)
 
 

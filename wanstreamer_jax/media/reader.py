@@ -133,7 +133,7 @@ class MediaReader(AbstractContextManager["MediaReader"]):
         """The samples of every unit, for ever."""
         track = self._info.audio
         frames = decode(self._path, track.stream_index, self._damage) if track else iter(())
-        clock = SoundClock(pieces(frames, self._info.start_s))
+        clock = SoundClock(pieces(frames, self._info.start_s, self._damage))
         while True:
             yield clock.take(SAMPLES_PER_UNIT)
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from jaxtyping import Float32
 
+from wanstreamer_jax.media.container import Damage
 from wanstreamer_jax.media.stamps import Stamps
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
 
@@ -26,15 +28,16 @@ class Piece(NamedTuple):
     samples: Float32[np.ndarray, " n"]
 
 
-def pieces(frames: Iterator[AudioFrame], zero_s: float) -> Iterator[Piece]:
+def pieces(frames: Iterator[AudioFrame], zero_s: float, damage: Damage) -> Iterator[Piece]:
     """Sound where its stamps say it is, counted from `zero_s`: mono, 24 kHz, in [-1, 1].
 
-    Pieces are not empty; they may have gaps between them, or overlap.
+    Pieces are not empty; they may have gaps between them, or overlap. Frames of a kind that cannot be resampled
+    are left out, and counted.
     """
-    return (piece for piece in _resampled(frames, zero_s) if len(piece.samples))
+    return (piece for piece in _resampled(frames, zero_s, damage) if len(piece.samples))
 
 
-def _resampled(frames: Iterator[AudioFrame], zero_s: float) -> Iterator[Piece]:
+def _resampled(frames: Iterator[AudioFrame], zero_s: float, damage: Damage) -> Iterator[Piece]:
     stamps, run = Stamps(), None
     for frame in frames:
         start_s = stamps.place(frame.pts, frame.time_base, frame.samples / frame.sample_rate) - zero_s
@@ -42,7 +45,13 @@ def _resampled(frames: Iterator[AudioFrame], zero_s: float) -> Iterator[Piece]:
             yield run.push(None)
             run = None
         run = run or _Run(frame, start_s)
-        yield run.push(frame)
+        try:
+            piece = run.push(frame)
+        except av.error.FFmpegError:
+            damage.n += 1
+            run = None
+            continue
+        yield piece
     if run is not None:
         yield run.push(None)
 
