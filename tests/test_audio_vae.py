@@ -107,7 +107,7 @@ def mimi(tmp_path_factory: pytest.TempPathFactory):
     model = _mimi(torch)
     path = tmp_path_factory.mktemp("mimi")
     model.save_pretrained(path)
-    model.quantizer.encode = lambda latents, n_quantizers=None: latents.transpose(0, 1)  # noqa: ARG005
+    model.quantizer.encode = lambda latents, n_quantizers=None: latents.transpose(0, 1)
     model.quantizer.decode = lambda latents: latents
     return model.eval(), load_file(Path(path, "model.safetensors"))
 

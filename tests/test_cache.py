@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.tiny import config as tiny
+from wanstreamer_jax.attention import attend, attend_slots
 from wanstreamer_jax.cache import History, Slice, append, init_history, n_valid, pin_world
 
 B, K, H, L = 2, 2, 1, 2
@@ -54,6 +55,31 @@ def test_ring_holds_the_world_and_the_last_tokens(lengths, n_world, ring):
 @functools.cache
 def _append(ring: int):
     return jax.jit(functools.partial(append, ring=ring))
+
+
+def test_window_equals_full_attention_with_a_mask_for_thousands_of_units():
+    ring, room, n_units, world = 37, 9, 3000, 3
+    keys = jax.random.split(jax.random.key(0), 3)
+    n_tokens = np.array(jax.random.randint(keys[0], (n_units,), 1, room + 1))
+    kv = np.array(jax.random.normal(keys[1], (n_units, 1, L, 2, K, room, 4)))
+    q = np.array(jax.random.normal(keys[2], (n_units, 1, 1, 2 * K, 4)))
+    zeros = tuple(jnp.zeros((1, K, world + ring, 4)) for _ in range(L))
+    pinned = Slice(jnp.asarray(kv[0]), jnp.array([world]))
+    start = pin_world(History(zeros, zeros, jnp.array([0]), jnp.array([0])), pinned)
+
+    def live(history, unit):
+        history = append(history, Slice(unit[0], unit[1][None]), ring)
+        return history, attend_slots(unit[2], history.k[1], history.v[1], n_valid(history, ring)).values
+
+    _, streamed = jax.lax.scan(live, start, (jnp.asarray(kv), jnp.asarray(n_tokens), jnp.asarray(q)))
+    packed = np.concatenate([kv[k, 0, 1, :, :, :n] for k, n in enumerate(n_tokens)], axis=2)  # [2, K, all, H]
+    ends = np.cumsum(n_tokens)
+    for k in [*range(12), *range(12, n_units, 61), n_units - 1]:
+        kept = [kv[0, 0, 1, :, :, :world], packed[:, :, max(0, ends[k] - ring) : ends[k]]]
+        keys_k, values_k = np.concatenate(kept, axis=2)[:, None]
+        everything = np.ones((1, 1, keys_k.shape[2]), bool)
+        expected = attend(jnp.asarray(q[k]), jnp.asarray(keys_k), jnp.asarray(values_k), jnp.asarray(everything))
+        np.testing.assert_allclose(streamed[k], expected.values, atol=3e-6)
 
 
 def test_memory_is_constant_and_updates_are_in_place():

@@ -12,7 +12,7 @@ import pytest
 from tests import small
 from tests.contract import assert_close
 from wanstreamer_jax.config import FlowConfig, HistoryConfig
-from wanstreamer_jax.model import Latents, part, wan_streamer
+from wanstreamer_jax.model import Latents, init_params, part, wan_streamer
 from wanstreamer_jax.session import Predicted, Session, forward
 from wanstreamer_jax.stream import steps
 from wanstreamer_jax.stream.types import Rendered, SessionState, Thought
@@ -172,6 +172,45 @@ def test_two_runs_with_one_seed_are_equal_bit_for_bit():
     world, seen = small.a_world(CONFIG), small.observations(CONFIG, 3)
     a, b = (stream(CONFIG, seen, world) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, (a.latents, a.rendered), (b.latents, b.rendered))
+
+
+def test_attention_never_copies_the_history():
+    config = dataclasses.replace(CONFIG, history=HistoryConfig(n_tokens=60_000))
+    params = jax.eval_shape(lambda: init_params(config, 0))
+    state = jax.eval_shape(functools.partial(steps.begin, config), params, small.a_world(config))
+    n_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.history))
+    beat, seen = small.beat(config, 1, ENDS), small.observations(config, 1)[0]
+    observed, _ = jax.eval_shape(functools.partial(steps.observe, config), params, state.hearing, seen)
+    thought = jax.eval_shape(
+        functools.partial(steps.think, config), params, state.history, observed, state.response, beat
+    )
+    think = jax.jit(functools.partial(steps.think, config)).lower(params, state.history, observed, state.response, beat)
+    perform = jax.jit(functools.partial(steps.perform, config), donate_argnums=1)
+    perform = perform.lower(params, state.history, thought.new, state.response, beat)
+    for program in (think, perform):
+        assert program.compile().memory_analysis().temp_size_in_bytes < n_bytes / 8
+    assert perform.compile().memory_analysis().alias_size_in_bytes >= n_bytes  # given back where it was
+
+
+def test_guidance_of_a_teacher_leaves_the_history_out():
+    """With guidance g: velocity = unconditional + g (conditional - unconditional), the latter seeing the world."""
+    world, seen = small.a_world(CONFIG), small.observations(CONFIG, 3)
+    params = small.small_params(CONFIG)
+    before = stream(CONFIG, seen, world)
+    beat = small.beat(CONFIG, 3, ENDS)
+    noise = jitted(CONFIG)["unit_noise"](beat)
+    nothing = jax.tree.map(jnp.zeros_like, before.thoughts[-1].new)
+
+    def velocity(guidance, history):
+        config = dataclasses.replace(CONFIG, flow=dataclasses.replace(CONFIG.flow, guidance=guidance))
+        latents, _ = bound(config, steps.perform)(params, history, nothing, noise, beat)
+        return jax.tree.map(jnp.subtract, noise, latents)
+
+    history = before.state.history
+    conditional = velocity(1.0, history)
+    unconditional = velocity(1.0, history._replace(n_committed=jnp.zeros(2, jnp.int32)))
+    expected = jax.tree.map(lambda c, u: u + 3.0 * (c - u), conditional, unconditional)
+    assert_close(velocity(3.0, history), expected, RTOL)
 
 
 def session(tree, b):

@@ -21,15 +21,16 @@ def transformer_from_qwen3(tensors: Mapping[str, np.ndarray], config: Config, se
     Raises ValueError when the tensors are not those of a Qwen3 of this configuration.
     """
     unused = TIED_HEAD if config.transformer.tied else ""
-    return read(_table(config.transformer), tensors, lambda: Transformer(config, rngs=nnx.Rngs(seed)), unused)
+    return read(table(config.transformer), tensors, lambda: Transformer(config, rngs=nnx.Rngs(seed)), unused)
 
 
 def transformer_to_qwen3(params: Params, cfg: TransformerConfig) -> dict[str, np.ndarray]:
     """The language model of the Transformer under Qwen3's names."""
-    return write(_table(cfg), params)
+    return write(table(cfg), params)
 
 
-def _table(cfg: TransformerConfig) -> Iterator[Entry]:
+def table(cfg: TransformerConfig) -> Iterator[Entry]:
+    """Every tensor of the language model."""
     yield Entry("model.embed_tokens.weight", "embedding", Layout("t c", "t c"))
     yield Entry("model.norm.weight", "norm.scale")
     if not cfg.tied:
