@@ -1,127 +1,86 @@
-"""Wan2.1-VAE weights, as diffusers' AutoencoderKLWan names and lays them out, in and out.
-
-Tensors are only moved, never computed with, so that there and back is bit for bit the same.
-"""
+"""Wan2.1-VAE weights, as diffusers' AutoencoderKLWan names and lays them out, in and out."""
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from einops import rearrange
-from flax import nnx
+from flax import nnx, traverse_util
 
 from wanstreamer_jax.config import VideoVAEConfig
+from wanstreamer_jax.convert.table import VECTOR, Entry, Layout, Params, read, write
 from wanstreamer_jax.timeline import Picture
 from wanstreamer_jax.vae.video import VideoVAE
 
-Path = tuple[str | int, ...]
+# o out, i in, t frames, h rows, w columns
+CONV3D = Layout("o i t h w", "h w t i o")
+CONV2D = Layout("o i h w", "h w i o")
+CONV1D = Layout("o i t 1 1", "t i o")
+POINT3D = Layout("o i 1 1 1", "i o")
+POINT2D = Layout("o i 1 1", "i o")
+GAIN3D = Layout("c 1 1 1", "c")
+GAIN2D = Layout("c 1 1", "c")
 
 
 class Rule(NamedTuple):
-    """A kind of tensor: its name within a layer, and its axes (o out, i in, t frames, h rows, w columns)."""
+    """What a kind of tensor is called within its layer, and how it is laid out."""
 
-    their_name: str
-    their_axes: str
-    our_axes: str
-
-
-def _affine(ours: str, theirs: str, their_axes: str, our_axes: str) -> dict[str, Rule]:
-    """Kernel and bias; `ours` and `theirs` are their prefixes."""
-    kernel = Rule(f"{theirs}weight", their_axes, our_axes)
-    return {f"{ours}kernel": kernel, f"{ours}bias": Rule(f"{theirs}bias", "o", "o")}
+    theirs: str
+    layout: Layout
 
 
-_CONV3D = ("o i t h w", "h w t i o")
-_POINT3D, _POINT2D = ("o i 1 1 1", "i o"), ("o i 1 1", "i o")
+def _affine(ours: str, theirs: str, layout: Layout) -> dict[str, Rule]:
+    return {f"{ours}kernel": Rule(f"{theirs}weight", layout), f"{ours}bias": Rule(f"{theirs}bias", VECTOR)}
+
+
 RULES: dict[str, Rule] = {
-    **_affine("", "", *_CONV3D),
-    **_affine("conv1.", "conv1.", *_CONV3D),
-    **_affine("conv2.", "conv2.", *_CONV3D),
-    **_affine("conv_out.", "conv_out.", *_CONV3D),
-    **_affine("shortcut.", "conv_shortcut.", *_POINT3D),
-    **_affine("quant.", "quant_conv.", *_POINT3D),
-    **_affine("post_quant.", "post_quant_conv.", *_POINT3D),
-    **_affine("qkv.", "to_qkv.", *_POINT2D),
-    **_affine("out.", "proj.", *_POINT2D),
-    **_affine("space.", "resample.1.", "o i h w", "h w i o"),
-    **_affine("time.", "time_conv.", "o i t 1 1", "t i o"),
-    "norm.gain": Rule("norm.gamma", "c 1 1", "c"),
-    "norm1.gain": Rule("norm1.gamma", "c 1 1 1", "c"),
-    "norm2.gain": Rule("norm2.gamma", "c 1 1 1", "c"),
-    "norm_out.gain": Rule("norm_out.gamma", "c 1 1 1", "c"),
+    **_affine("", "", CONV3D),
+    **_affine("conv1.", "conv1.", CONV3D),
+    **_affine("conv2.", "conv2.", CONV3D),
+    **_affine("conv_out.", "conv_out.", CONV3D),
+    **_affine("shortcut.", "conv_shortcut.", POINT3D),
+    **_affine("quant.", "quant_conv.", POINT3D),
+    **_affine("post_quant.", "post_quant_conv.", POINT3D),
+    **_affine("qkv.", "to_qkv.", POINT2D),
+    **_affine("out.", "proj.", POINT2D),
+    **_affine("space.", "resample.1.", CONV2D),
+    **_affine("time.", "time_conv.", CONV1D),
+    "norm.gain": Rule("norm.gamma", GAIN2D),
+    "norm1.gain": Rule("norm1.gamma", GAIN3D),
+    "norm2.gain": Rule("norm2.gamma", GAIN3D),
+    "norm_out.gain": Rule("norm_out.gamma", GAIN3D),
 }
 
 
-class Tensor(NamedTuple):
-    """One tensor of the VAE: where it stands in our params, how it is called there, and how to move it."""
+def from_diffusers(state: Mapping[str, np.ndarray], cfg: VideoVAEConfig, picture: Picture) -> Params:
+    """Parameters of a VideoVAE from the state dict of an AutoencoderKLWan.
 
-    path: Path
-    shape: tuple[int, ...]
-    their_name: str
-    rule: Rule
-
-    @property
-    def their_shape(self) -> tuple[int, ...]:
-        """Its shape in diffusers' layout."""
-        nothing = np.broadcast_to(np.float32(0), self.shape)
-        return rearrange(nothing, f"{self.rule.our_axes} -> {self.rule.their_axes}").shape
-
-
-def from_diffusers(state: Mapping[str, np.ndarray], cfg: VideoVAEConfig, picture: Picture) -> dict[str, Any]:
-    """Our params from the state dict of an AutoencoderKLWan.
-
-    Raises ValueError that lists every unknown, missing and ill-shaped tensor; then nothing is loaded.
+    Raises one ValueError that lists every unknown, missing and ill-shaped tensor.
     """
-    tensors = _tensors(cfg, picture)
-    _check(state, tensors)
-    flat = {
-        t.path: rearrange(np.asarray(state[t.their_name], np.float32), f"{t.rule.their_axes} -> {t.rule.our_axes}")
-        for t in tensors
-    }
-    return nnx.traversals.unflatten_mapping(flat)
+    return read(_table(cfg, picture), state, lambda: VideoVAE(cfg, picture, rngs=nnx.Rngs(0)), unused="")
 
 
-def to_diffusers(params: Mapping[str, Any], cfg: VideoVAEConfig, picture: Picture) -> dict[str, np.ndarray]:
-    """The state dict of an AutoencoderKLWan from our params."""
-    flat = nnx.traversals.flatten_mapping(params)
-    return {
-        t.their_name: rearrange(np.asarray(flat[t.path]), f"{t.rule.our_axes} -> {t.rule.their_axes}")
-        for t in _tensors(cfg, picture)
-    }
+def to_diffusers(params: Params, cfg: VideoVAEConfig, picture: Picture) -> dict[str, np.ndarray]:
+    """The state dict of an AutoencoderKLWan from a VideoVAE's parameters."""
+    return write(_table(cfg, picture), params)
 
 
-def _check(state: Mapping[str, np.ndarray], tensors: list[Tensor]) -> None:
-    expected = {t.their_name: t.their_shape for t in tensors}
-    wrong = [f"unknown {name}" for name in sorted(state.keys() - expected.keys())]
-    wrong += [f"missing {name}" for name in sorted(expected.keys() - state.keys())]
-    for name in sorted(state.keys() & expected.keys()):
-        if state[name].shape != expected[name]:
-            wrong.append(f"{name}: shape {state[name].shape}, expected {expected[name]}")
-    if wrong:
-        raise ValueError("not the Wan VAE of this configuration:\n  " + "\n  ".join(wrong))
-
-
-def _tensors(cfg: VideoVAEConfig, picture: Picture) -> list[Tensor]:
-    """Every tensor of the VAE, without making any."""
+def _table(cfg: VideoVAEConfig, picture: Picture) -> Iterator[Entry]:
+    """Every tensor that the VAE has; none is made."""
     vae = nnx.eval_shape(lambda: VideoVAE(cfg, picture, rngs=nnx.Rngs(0)))
     layers = {"encoder": list(_encoder_layers(cfg)), "decoder": list(_decoder_layers(cfg))}
-    flat = nnx.traversals.flatten_mapping(nnx.to_pure_dict(nnx.state(vae)))
-    return [_tensor(path, leaf.shape, layers) for path, leaf in flat.items()]
-
-
-def _tensor(path: Path, shape: tuple[int, ...], layers: Mapping[str, list[str]]) -> Tensor:
-    match path:
-        case (part, "trunk", "layers", int(i), *rest):
-            prefix = layers[str(part)][i]
-        case (_, *rest):
-            prefix = ""
-    rule = RULES[".".join(map(str, rest))]
-    return Tensor(path, shape, prefix + rule.their_name, rule)
+    for path in traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(vae))):
+        match path:
+            case (part, "trunk", "layers", i, *rest):
+                prefix = layers[part][i]
+            case (_, *rest):
+                prefix = ""
+        rule = RULES[".".join(rest)]
+        yield Entry(prefix + rule.theirs, ".".join(map(str, path)), rule.layout)
 
 
 def _encoder_layers(cfg: VideoVAEConfig) -> Iterator[str]:
-    """Their prefixes of our encoder's layers, in our order: stages are one flat list, the middle comes last."""
+    """Their prefixes of our encoder's layers, in our order: stages are one flat list, the middle comes after them."""
     n_stages = len(cfg.multipliers)
     yield "encoder.conv_in."
     for i in range(n_stages * cfg.res_blocks + n_stages - 1):
