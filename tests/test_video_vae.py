@@ -14,7 +14,7 @@ from tests.contract import Part, assert_close, verify_contract
 from wanstreamer_jax.config import VideoVAEConfig
 from wanstreamer_jax.convert.wan_vae import from_diffusers, to_diffusers
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, Picture
-from wanstreamer_jax.vae.video import VideoVAE
+from wanstreamer_jax.vae.video import RMSNorm, VideoVAE, _silu
 
 SIZES = {
     "narrow": (VideoVAEConfig(base=8, res_blocks=1, latent_channels=4), Picture(32, 16)),
@@ -208,6 +208,13 @@ def test_pixel_out_of_range_is_clamped_and_still_learns():
     brightness, gradient = jax.jit(jax.value_and_grad(decode))(jnp.full(3, 100.0))
     np.testing.assert_allclose(brightness, 1, rtol=1e-5)
     np.testing.assert_allclose(gradient, 1 / 3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pixel", [0.0, 1e4, -1e4])
+def test_gradients_are_finite_at_blank_and_extreme_pixels(pixel):
+    x = jnp.full(4, pixel)
+    for f in (RMSNorm(4), _silu):
+        assert jnp.isfinite(jax.grad(lambda x, f=f: f(x).sum())(x)).all()
 
 
 def test_weights_there_and_back_are_the_same_bits():

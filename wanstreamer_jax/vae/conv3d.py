@@ -181,7 +181,7 @@ def _windows(x: Frames, stride: int = 1) -> Float[Array, "B U h w D"]:
 def _convolve_frames(x: Float[Array, "B S h w C"], kernel: Float[Array, "3 3 3 C D"]) -> Float[Array, "B T h w D"]:
     """Convolve in space and time; S = T + 2 frames in, T out.
 
-    On CPU XLA's 3-D convolution is 2 to 10 times slower than its 2-D one. So there the three frames that an output
+    On CPU XLA's 3-D convolution is 2 to 14 times slower than its 2-D one. So there the three frames that an output
     frame sees become channels of one picture: 3 times the input to copy, and the sum over time stays inside one
     convolution. XLA runs a 2-D convolution on one core and independent ones at once, hence one for each core where
     the frames divide. Elsewhere the 3-D convolution is the fast and the small one.

@@ -262,8 +262,9 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
         """Normalise the last axis."""
-        norm = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
-        return x / jnp.maximum(norm, 1e-12) * (x.shape[-1] ** 0.5 * self.gain[...])
+        square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+        # The bound stands inside the root, whose gradient at 0 is infinite.
+        return x / jnp.sqrt(jnp.maximum(square, 1e-24)) * (x.shape[-1] ** 0.5 * self.gain[...])
 
 
 def _silu(x: jax.Array) -> jax.Array:
