@@ -111,6 +111,7 @@ def main() -> None:
     rate = matmul_rate()
     compiled.n = 0
     units = [placement.step(nothing(config)).step_ms for _ in range(args.units)]
+    compiled.close()
     print(f"{config.name} on {machine()}; matrix products at {rate / 1e9:.0f} GFLOP/s\n")
     print_table(units[len(units) // 2 :], flop_per_step(config, params), rate)
     print(f"\n{placement.history_tokens[0]} tokens of history, {placement.bytes_per_session / 1e6:.1f} MB a session")

@@ -28,7 +28,7 @@ def small_config(**changes) -> Config:
         audio_vae=AUDIO,
         hearing=AUDIO,
         vision=dataclasses.replace(tiny.vision, picture=Picture(32, 32), width=16, mlp=16, layers=1, heads=2),
-        transformer=dataclasses.replace(tiny.transformer, width=32, layers=2, mlp=32, vocab=40),
+        transformer=dataclasses.replace(tiny.transformer, width=32, layers=2, heads=16, mlp=32, vocab=40),
         history=HistoryConfig(n_tokens=60),
         world=WorldConfig(max_text=8, max_voice=3),
         text=TextConfig(max_user=3, max_agent=4, temperature=1.0, unit_end=3),
