@@ -8,14 +8,12 @@ signal to signal must stay under 120 ms on two cores.
 """
 
 import argparse
-import os
-import platform
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from machine import machine
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.model import Latents, init_params, part
@@ -27,13 +25,6 @@ from wanstreamer_jax.stream.steps import observe, render
 from wanstreamer_jax.stream.types import Observation
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
 from wanstreamer_jax.tokens import byte_tokenizer
-
-
-def machine() -> str:
-    """Processor, cores and versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, jax {jax.__version__}"
 
 
 def matmul_rate() -> float:
@@ -112,7 +103,7 @@ def main() -> None:
     compiled.n = 0
     units = [placement.step(nothing(config)).step_ms for _ in range(args.units)]
     compiled.close()
-    print(f"{config.name} on {machine()}; matrix products at {rate / 1e9:.0f} GFLOP/s\n")
+    print(f"{config.name} on {machine()}, jax {jax.__version__}; matrix products at {rate / 1e9:.0f} GFLOP/s\n")
     print_table(units[len(units) // 2 :], flop_per_step(config, params), rate)
     print(f"\n{placement.history_tokens[0]} tokens of history, {placement.bytes_per_session / 1e6:.1f} MB a session")
     print(f"{compiled.n} compilations in {args.units} units")

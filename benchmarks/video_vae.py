@@ -9,12 +9,9 @@ table the machine must be idle otherwise.
 """
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +20,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from flax import nnx
+from machine import machine
 
 from wanstreamer_jax.config import VideoVAEConfig
 from wanstreamer_jax.convert.wan_vae import from_diffusers
@@ -52,14 +50,6 @@ def main() -> None:
             runs = ours(reference, cfg, tiny.picture, unit, part), diffusers_(reference, unit, part)
             mine, theirs = alternate(runs, args.seconds)
             print(f"{name:10} {part:8} {mine:9.1f} {theirs:13.1f} {theirs / mine:6.2f}", flush=True)
-
-
-def machine() -> str:
-    """The processor's name and how many cores this process may use."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def random_reference(cfg: VideoVAEConfig) -> AutoencoderKLWan:

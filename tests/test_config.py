@@ -122,7 +122,7 @@ def test_a_field_with_a_default_may_be_missing_and_a_whole_number_may_stand_for_
         ("audio_vae.strides", [8, 6, 5, 5], "audio_vae.strides: must multiply to 960"),
         ("hearing.strides", [8, 6, 5], "hearing.strides: must multiply to 960"),
         ("hearing.heads", 3, "hearing.width: no multiple of hearing.heads"),
-        ("transformer.rope_sections", [8, 4, 5], "transformer.rope_sections: must sum to 16"),
+        ("transformer.rope_sections", [4, 2, 3], "transformer.rope_sections: must sum to 8"),
         ("transformer.kv_heads", 3, "transformer.heads: no multiple of transformer.kv_heads"),
         ("transformer.layers", 0, "transformer.layers: 0 is too small"),
         ("transformer.norm_eps", float("nan"), "transformer.norm_eps: nan is not finite"),
@@ -141,7 +141,7 @@ def test_parts_that_do_not_fit_each_other_are_named(path: str, value: object, me
 def test_some_numbers_may_be_zero_or_negative() -> None:
     for path in ("text.max_user", "text.temperature"):
         from_json(_replaced(path, 0))
-    from_json(_replaced("transformer.rope_sections", [16, 0, 0]))
+    from_json(_replaced("transformer.rope_sections", [8, 0, 0]))
     from_json(_replaced("video_vae.latent_mean", [-1.0] * 16))
 
 

@@ -32,6 +32,13 @@ class Latents(NamedTuple):
     video: Float[Array, "B h w C"]
 
 
+class Patches(NamedTuple):
+    """A response as the channels of its tokens; `video` may be a part of the picture."""
+
+    audio: Float[Array, "B T C"]
+    video: Float[Array, "B S c"]
+
+
 @dataclasses.dataclass(frozen=True)
 class WanStreamer:
     """The Transformer with what makes latents tokens, and tokens latents; made inside a jit by `wan_streamer`."""
@@ -41,34 +48,50 @@ class WanStreamer:
 
     def embed_latents(self, latents: Latents) -> Float[Array, "B T D"]:
         """A unit's latents as tokens: sound, then picture patches row by row."""
-        t = self.transformer
-        patches = rearrange(
-            latents.video, "B (h p) (w q) C -> B (h w) (p q C)", p=LATENTS_PER_TOKEN, q=LATENTS_PER_TOKEN
-        )
-        return jnp.concatenate([t.audio_in(latents.audio), t.video_in(patches)], axis=1).astype(t.dtype)
+        return self.embed_patches(self.patchify(latents))
 
     def unembed_latents(self, hidden: Float[Array, "B T D"]) -> Latents:
         """Velocities from the hidden states of a unit's latent tokens, float32."""
-        t = self.transformer
-        rows, columns = self.config.picture.token_grid
-        hidden = hidden.astype(jnp.float32)
-        audio, video = jnp.split(hidden, [hidden.shape[1] - rows * columns], axis=1)
-        patches = t.video_out(video)
-        picture = rearrange(
-            patches, "B (h w) (p q C) -> B (h p) (w q) C", h=rows, p=LATENTS_PER_TOKEN, q=LATENTS_PER_TOKEN
+        return self.unpatchify(self.unembed_patches(hidden, self.config.layout.n_agent_audio))
+
+    def patchify(self, latents: Latents) -> Patches:
+        """The picture as the channels of its tokens."""
+        patches = rearrange(
+            latents.video, "B (h p) (w q) C -> B (h w) (p q C)", p=LATENTS_PER_TOKEN, q=LATENTS_PER_TOKEN
         )
-        return Latents(t.audio_out(audio), picture)
+        return Patches(latents.audio, patches)
+
+    def unpatchify(self, patches: Patches) -> Latents:
+        """The picture that patches make."""
+        h, p = self.config.picture.token_grid[0], LATENTS_PER_TOKEN
+        return Latents(patches.audio, rearrange(patches.video, "B (h w) (p q C) -> B (h p) (w q) C", h=h, p=p, q=p))
+
+    def embed_patches(self, patches: Patches) -> Float[Array, "B T D"]:
+        """Tokens of sound and of any patches of a picture."""
+        t = self.transformer
+        return jnp.concatenate([t.audio_in(patches.audio), t.video_in(patches.video)], axis=1).astype(t.dtype)
+
+    def unembed_patches(self, hidden: Float[Array, "B T D"], n_audio: int) -> Patches:
+        """Velocities from hidden states of `n_audio` tokens of sound and any patches of a picture, float32."""
+        t = self.transformer
+        audio, video = jnp.split(hidden.astype(jnp.float32), [n_audio], axis=1)
+        return Patches(t.audio_out(audio), t.video_out(video))
 
     def latent_kinds(self, batch: int, n_audio: int = AUDIO_LATENTS_PER_UNIT) -> Int[Array, "B T"]:
         """The kind of each token of `embed_latents`, for adaLN."""
-        kinds = [AUDIO] * n_audio + [VIDEO] * self.config.picture.n_tokens
-        return jnp.broadcast_to(jnp.array(kinds, jnp.int32), (batch, len(kinds)))
+        return token_kinds(batch, n_audio, self.config.picture.n_tokens)
 
     def angles(self, positions: np.ndarray) -> Float[Array, "T G"]:
         """Rotary angles of positions [T, 3] of (t, row, column), a constant of the program."""
         t = self.config.transformer
         frequencies = rope_frequencies(t.head_size, t.rope_theta)
         return jnp.asarray(rope_angles(positions, frequencies, t.rope_sections))
+
+
+def token_kinds(batch: int, n_audio: int, n_video: int) -> Int[Array, "B T"]:
+    """The kinds of tokens of sound and then of picture, for adaLN."""
+    kinds = jnp.array([AUDIO] * n_audio + [VIDEO] * n_video, jnp.int32)
+    return jnp.broadcast_to(kinds, (batch, n_audio + n_video))
 
 
 class Packed(NamedTuple):

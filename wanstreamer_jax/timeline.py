@@ -93,7 +93,12 @@ class UnitLayout:
     @property
     def n_agent_media(self) -> int:
         """Latent tokens of a unit: sound, then video."""
-        return AUDIO_LATENTS_PER_UNIT + VIDEO_LATENTS_PER_UNIT * self.agent_grid[0] * self.agent_grid[1]
+        return self.n_agent_audio + VIDEO_LATENTS_PER_UNIT * self.agent_grid[0] * self.agent_grid[1]
+
+    @property
+    def n_agent_audio(self) -> int:
+        """Latent tokens of a unit's sound."""
+        return AUDIO_LATENTS_PER_UNIT
 
     @property
     def n_observed(self) -> int:

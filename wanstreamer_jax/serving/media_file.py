@@ -7,6 +7,8 @@ latency later.
 import dataclasses
 import json
 import sys
+from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -77,18 +79,21 @@ def _warmed_up(agent: Agent, placement: Unified, setting: Setting, seed: int) ->
 
 def _live_through(run: "_Run", media: MediaReader, writer: MediaWriter, subtitles: SubtitleWriter | None) -> bool:
     """Every unit of the recording; True when it came to its end."""
+    progress = tqdm(total=media.n_units, desc="reply", unit=f" units of {UNIT_MS} ms", file=sys.stderr)
     try:
-        progress = tqdm(media, total=media.n_units, desc="reply", unit=f" units of {UNIT_MS} ms", file=sys.stderr)
-        for k, unit in enumerate(progress):
-            reply = run.step(k, unit)
+        for unit, reply in run.replies(media):
             writer.write(reply.frames[0, : unit.n_frames], reply.samples[0, : max(0, unit.n_samples)])
-            if subtitles and run.text and run.text[-1]["unit"] == k:
-                subtitles.write(k, run.text[-1]["text"])
+            said = run.note(reply)
+            if subtitles:
+                subtitles.write(reply.unit, said)
+            progress.update()
     except KeyboardInterrupt:
         print("\nstopped: the reply ends here", file=sys.stderr)
         return False
     except HistoryFullError as error:
         print(f"\n{error}", file=sys.stderr)
+    finally:
+        progress.close()
     return True
 
 
@@ -111,15 +116,28 @@ class _Run:
         self._latencies = Latencies()
         self._stream = TextStream(agent.tokenizer)
         self._n_units = 0
-        self.text: list[dict[str, Any]] = []
+        self._text: list[dict[str, Any]] = []
 
-    def step(self, k: int, unit: MediaUnit) -> Reply:
-        reply = self._placement.step(_observation(self._agent.config, unit))
+    def replies(self, media: MediaReader) -> Iterator[tuple[MediaUnit, Reply]]:
+        """Each unit of the recording with its reply, which comes while the next unit is being lived through."""
+        waiting: deque[MediaUnit] = deque()
+
+        def seen() -> Iterator[Observation]:
+            for unit in media:
+                waiting.append(unit)
+                yield _observation(self._agent.config, unit)
+
+        for reply in self._placement.stream(seen()):
+            yield waiting.popleft(), reply
+
+    def note(self, reply: Reply) -> str:
+        """Count a reply; returns what it says."""
         self._latencies.add(reply.step_ms)
         self._n_units += 1
-        if said := self._stream.push(reply.text[0]):
-            self.text.append({"unit": k, "text": said})
-        return reply
+        said = self._stream.push(reply.text[0])
+        if said:
+            self._text.append({"unit": reply.unit, "text": said})
+        return said
 
     def report(self, media: MediaReader) -> dict[str, Any]:
         config = self._agent.config
@@ -130,7 +148,7 @@ class _Run:
             "placement": "unified",
             "solver_steps": config.flow.solver_steps,
             "trained": self._agent.trained,
-            "text": self.text,
+            "text": self._text,
             "latency_ms": self._latencies.summary(),
             "late_units": self._latencies.n_late(),
             "concealed": media.n_concealed,

@@ -19,12 +19,15 @@ from wanstreamer_jax.attention import attend, attend_slots, merge
 from wanstreamer_jax.cache import History, Slice, append, init_history, n_valid, pin_world
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.flow import guided, solve
-from wanstreamer_jax.model import Latents, Params, WanStreamer, part, wan_streamer
+from wanstreamer_jax.model import Latents, Params, Patches, WanStreamer, part, token_kinds, wan_streamer
+from wanstreamer_jax.parallel.ulysses import Whole
 from wanstreamer_jax.stream.think import think
 from wanstreamer_jax.stream.types import Beat, Observation, Observed, Rendered, SessionState
 from wanstreamer_jax.stream.world import World, encode_world, pack_world, prefill, to_float
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT
 from wanstreamer_jax.transformer import Conditioning, FlowTime
+
+WHOLE = Whole()
 
 __all__ = ["begin", "observe", "perform", "render", "think", "unit_noise"]
 
@@ -78,35 +81,60 @@ def draw_noise(config: Config, keys: Key[Array, " B"]) -> Latents:
 
 
 def perform(
-    config: Config, params: Params, history: History, new: Slice, noise: Latents, beat: Beat
+    config: Config,
+    params: Params,
+    history: History,
+    new: Slice,
+    noise: Latents,
+    beat: Beat,
+    split: Whole = WHOLE,
 ) -> tuple[Latents, History]:
-    """Commit the unit's slice, then solve from noise to the unit's latents against a history that stands still."""
+    """Commit the unit's slice, then solve from noise to the unit's latents against a history that stands still.
+
+    `split` says which tokens and heads of this work are here: all of them, or inside a `shard_map` a rank's.
+    """
     model = wan_streamer(config, params)
     history = append(history, new, config.history.n_tokens)
     everything = n_valid(history, config.history.n_tokens)
-    angles = beat.start[:, None] + model.angles(config.layout.agent_media_positions())
+    start = model.patchify(noise)
+    layout = config.layout
+    positions = model.angles(layout.agent_media_positions())[None]
+    sound, picture = positions[:, : layout.n_agent_audio], positions[:, layout.n_agent_audio :]
+    angles = beat.start[:, None] + jnp.concatenate([sound, split.local(picture)], axis=1)
 
-    def velocity_at(z: Latents, tau: FlowTime) -> Latents:
-        conditional = latent_velocity(model, history, everything, z, tau, angles)
+    def velocity_at(z: Patches, tau: FlowTime) -> Patches:
+        conditional = latent_velocity(model, history, everything, z, tau, angles, split)
         if config.flow.guidance == 1:
             return conditional
-        return guided(conditional, latent_velocity(model, history, history.world, z, tau, angles), config.flow.guidance)
+        unconditional = latent_velocity(model, history, history.world, z, tau, angles, split)
+        return guided(conditional, unconditional, config.flow.guidance)
 
-    return solve(velocity_at, noise, config.flow), history
+    solved = solve(velocity_at, start._replace(video=split.local(start.video)), config.flow)
+    return model.unpatchify(solved._replace(video=split.whole(solved.video))), history
 
 
 def latent_velocity(
-    model: WanStreamer, history: History, length: jax.Array, z: Latents, tau: FlowTime, angles: jax.Array
-) -> Latents:
+    model: WanStreamer,
+    history: History,
+    length: jax.Array,
+    z: Patches,
+    tau: FlowTime,
+    angles: jax.Array,
+    split: Whole,
+) -> Patches:
     """The velocity of noisy latents that see the first `length` slots of the history, and each other."""
-    itself = jnp.ones((1, 1, 1), bool)
-    rows = Conditioning(model.transformer.flow_rows(tau), model.latent_kinds(length.shape[0]))
+    batch, n_audio, n_video = z.audio.shape[0], z.audio.shape[1], z.video.shape[1]
+    rows = Conditioning(model.transformer.flow_rows(tau), token_kinds(batch, n_audio, n_video))
 
-    def see(layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return merge(attend_slots(q, history.k[layer], history.v[layer], length), attend(q, k, v, itself)).values
+    def attend_layer(layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        def see(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            past = attend_slots(q, history.k[layer], history.v[layer], length)
+            return merge(past, attend(q, k, v, split.real())).values
 
-    hidden, _ = model.transformer(model.embed_latents(z), angles, rows, see)
-    return model.unembed_latents(hidden)
+        return split.attend(see, q, k, v)
+
+    hidden, _ = model.transformer(model.embed_patches(z), angles, rows, attend_layer)
+    return model.unembed_patches(hidden, n_audio)
 
 
 def render(config: Config, params: Params, voice: Any, face: Any, response: Latents) -> tuple[Rendered, Any, Any]:

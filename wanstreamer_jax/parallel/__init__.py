@@ -1,0 +1,1 @@
+"""Meshes and layouts, and attention over ranks. Knows no model."""

@@ -1,0 +1,74 @@
+"""GPUs as their makers describe them, and how much of that a program is expected to get."""
+
+import dataclasses
+import difflib
+
+from wanstreamer_jax.config import Dtype
+
+USABLE_MEMORY = 0.9  # with XLA_PYTHON_CLIENT_MEM_FRACTION=0.9; without it JAX takes 0.75 of a GPU's memory
+BYTES = {"bfloat16": 2, "float32": 4}  # of a value
+
+
+@dataclasses.dataclass(frozen=True)
+class GPU:
+    """One device of a node whose devices are all linked to each other."""
+
+    name: str
+    bf16_flops: float  # FLOP/s of dense bfloat16 products; data sheets print twice as many, with sparsity
+    memory_bytes_s: float  # bytes/s to and from its memory
+    memory_bytes: float
+    link_bytes_s: float  # bytes/s to the other GPUs, in each direction
+
+    @property
+    def usable_bytes(self) -> float:
+        """Memory that a program may fill."""
+        return USABLE_MEMORY * self.memory_bytes
+
+    def peak_flops(self, dtype: Dtype) -> float:
+        """FLOP/s of dense products; those of float32 run as TF32, JAX's default, at half the rate of bfloat16."""
+        return self.bf16_flops if dtype == "bfloat16" else self.bf16_flops / 2
+
+
+# NVIDIA's data sheets. H100 and H200: their own, the SXM columns. B200: a DGX B200's (72 PFLOP/s in FP8 with sparsity,
+# 64 TB/s, 1,440 GB, 14.4 TB/s of NVLink both ways), divided by its 8 GPUs.
+GPUS = {
+    "h100": GPU("H100 SXM", 989e12, 3.35e12, 80e9, 450e9),
+    "h200": GPU("H200 SXM", 989e12, 4.8e12, 141e9, 450e9),
+    "b200": GPU("B200", 2250e12, 8e12, 180e9, 900e9),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Efficiency:
+    """What is expected of a GPU: shares of its peaks, and seconds that no peak accounts for.
+
+    Assumptions, within about 20 % of public runs with blocks of 4,680 tokens (Self-Forcing on an H100 and LingBot-World
+    on four, NVIDIA FlashDreams' benchmarks; LingBot-World on H200s, vllm-omni #6672 and #7074). Blocks of fewer than
+    128 tokens a rank will do worse. Attention is fused, and splits long histories where queries are few.
+    """
+
+    products: float = 0.65
+    attention: float = 0.55  # FlashAttention-3 reaches 0.75 of an H100 at its best (arXiv 2407.08608)
+    float32: float = 0.32  # of the TF32 peak: Wan2.1-VAE decodes at 158 TFLOP/s on an H100 (sglang #26214)
+    memory: float = 0.8
+    link: float = 0.7
+    layer_s: float = 20e-6  # small kernels of a layer
+    collective_s: float = 12e-6  # before a collective or a copy to another device begins to move bytes
+    token_s: float = 150e-6  # choosing a text token and turning the loop
+
+    def of_products(self, dtype: Dtype) -> float:
+        """Share of the peak rate of products in a dtype."""
+        return self.products if dtype == "bfloat16" else self.float32
+
+
+EXPECTED = Efficiency()
+PEAK = Efficiency(products=1, attention=1, float32=1, memory=1, link=1, layer_s=0, collective_s=0, token_s=0)
+
+
+def find_gpu(name: str) -> GPU:
+    """Return one of GPUS; ValueError names the nearest one when there is none of that name."""
+    if name.lower() in GPUS:
+        return GPUS[name.lower()]
+    near = difflib.get_close_matches(name.lower(), GPUS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(GPUS)}"
+    raise ValueError(f"no figures for a GPU named {name!r}: {hint}")
