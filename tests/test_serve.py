@@ -98,15 +98,15 @@ def test_a_world_changes_the_reply(monkeypatch, clip, tmp_path):
 
 
 def test_interrupt_leaves_a_playable_reply(monkeypatch, clip, tmp_path):
-    steps, step = [], Unified.step
+    performed, perform = [], Unified._perform
 
-    def interrupted(self, seen):
-        steps.append(seen)
-        if len(steps) == 5:  # the first is the warm-up
+    def interrupted(self, *args):
+        performed.append(args)
+        if len(performed) == 6:  # the first is the warm-up; unit 4 is interrupted, unit 3 not given yet
             raise KeyboardInterrupt
-        return step(self, seen)
+        return perform(self, *args)
 
-    monkeypatch.setattr(Unified, "step", interrupted)
+    monkeypatch.setattr(Unified, "_perform", interrupted)
     report = tmp_path / "report.json"
     assert run(monkeypatch, "--input", clip, "--output", tmp_path / "reply.mp4", "--report", report) == 130
     assert len(decoded(tmp_path / "reply.mp4")[0]) == 3 * 4

@@ -107,9 +107,9 @@ class Placement:
         Raises:
             HistoryFullError: the policy is `full` and the next unit might not fit; every reply has been given.
         """
-        performing = None
+        performing, is_full = None, False
         for seen in units:
-            if not self._has_room():
+            if is_full := not self._has_room():
                 break
             following = self._think_and_send(seen)
             if performing is not None:
@@ -117,7 +117,7 @@ class Placement:
             performing = following
         if performing is not None:
             yield self._render(performing)
-        if not self._has_room():
+        if is_full:
             raise HistoryFullError(self._full())
 
     @property
@@ -167,8 +167,8 @@ class Placement:
         return Beat(unit, jnp.asarray(start_angles(self.config, positions)), self._keys)
 
     def _has_room(self) -> bool:
-        history = self.config.history
-        return history.policy == "window" or self._n_tokens.max() + self.config.layout.n_slice <= history.n_tokens
+        history, held = self.config.history, int(self._n_tokens.max())
+        return history.policy == "window" or held + self.config.layout.n_slice <= history.n_tokens
 
     def _full(self) -> str:
         return (
