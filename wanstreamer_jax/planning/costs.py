@@ -28,7 +28,7 @@ class Cost:
     parameters: int = 0
     flop: int = 0  # in a unit
     state: int = 0  # values remembered from unit to unit
-    layers: int = 0  # that multiply; norms and the like are fused with them
+    n_products: int = 0  # of matrices, and convolutions; norms and the like are fused with them
 
     def __add__(self, other: "Cost") -> "Cost":
         """One after the other."""
@@ -46,7 +46,7 @@ def total(costs: list[Cost]) -> Cost:
 
 def dense(inputs: int, outputs: int, n: int, *, bias: bool = True) -> Cost:
     """A matrix product with each of n tokens or pixels."""
-    return Cost(inputs * outputs + bias * outputs, 2 * inputs * outputs * n, layers=1)
+    return Cost(inputs * outputs + bias * outputs, 2 * inputs * outputs * n, n_products=1)
 
 
 # ---- Sight
@@ -104,7 +104,7 @@ def audio_decoder(cfg: AudioVAEConfig) -> Cost:
     n, channels = AUDIO_LATENTS_PER_UNIT * frames_per_latent, cfg.filters * 2 ** len(cfg.strides)
     unproject = dense(cfg.latent_channels, cfg.width, AUDIO_LATENTS_PER_UNIT)
     taps = 2 * frames_per_latent * cfg.width  # each channel by itself
-    upsample = Cost(taps, 2 * taps * AUDIO_LATENTS_PER_UNIT, state=cfg.width, layers=1)
+    upsample = Cost(taps, 2 * taps * AUDIO_LATENTS_PER_UNIT, state=cfg.width, n_products=1)
     layers = [unproject, upsample, _windowed_transformer(cfg, n), _conv1d(cfg.width, channels, 7, n)]
     for stride in cfg.strides:
         channels //= 2
