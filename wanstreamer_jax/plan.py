@@ -15,13 +15,18 @@ from wanstreamer_jax.presets import QWEN3, load_preset
 from wanstreamer_jax.timeline import UNIT_MS
 
 USAGE_ERROR = 2
+LEGEND = (
+    "floor: a silent unit, a full window and no world, at the peaks of the GPU, with nothing to send. expected: all the "
+    "text and world that the preset allows, padding, exchanges, and the shares of the peaks in planning/hardware.py. "
+    "perform includes its all-to-alls. FLOP and bytes of memory traffic are those of one device."
+)
 ROLES = {"thinker": "the thinker", "rank": "a performer rank"}
 Choice = TypeVar("Choice")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line options; exits with 2 and one line when they are wrong."""
-    parser = argparse.ArgumentParser(prog="python -m wanstreamer_jax.plan", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m wanstreamer_jax.plan", description=__doc__, epilog=LEGEND)
     add = parser.add_argument
     add("--preset", required=True, metavar="NAME", help="a preset of configs/, or the path of such a file")
     add("--model", metavar="SIZE", help=f"size of Qwen3: {', '.join(QWEN3)} (default: the preset's own)")
@@ -83,7 +88,7 @@ def table(args: argparse.Namespace, config: Config, gpu: GPU, plan: Plan) -> Ite
     """The plan, line by line."""
     t, window = config.transformer, config.history.n_tokens
     yield f"{args.preset}, {t.layers} layers of width {t.width}, a window of {window:,} tokens,"
-    yield f"{config.flow.solver_steps} solver steps; on {gpu.name}: a thinker and a performer of {args.ranks} ranks"
+    yield f"{config.flow.solver_steps} solver steps; on {gpu.name}: one for the thinker, {args.ranks} for the performer"
     yield ""
     yield _row("memory of a device, GB", "weights", "codecs", "history", "working", "total", "usable")
     for m in plan.memory:
