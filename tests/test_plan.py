@@ -12,11 +12,13 @@ from wanstreamer_jax import plan
 from wanstreamer_jax.cache import init_history
 from wanstreamer_jax.config import Config, FlowConfig, HistoryConfig
 from wanstreamer_jax.model import init_params, part
+from wanstreamer_jax.parallel.ulysses import Ulysses
 from wanstreamer_jax.planning import costs
-from wanstreamer_jax.planning.beat import Step, perform, rank_memory, thinker_memory
+from wanstreamer_jax.planning.beat import Step, perform, rank_memory, thinker_memory, unit_exchange
 from wanstreamer_jax.planning.hardware import EXPECTED, GPUS, PEAK
-from wanstreamer_jax.planning.roofline import exchanged_bytes, language_parameters, reading, solver_step, writing
+from wanstreamer_jax.planning.roofline import exchanged_bytes, reading, solver_step, writing
 from wanstreamer_jax.presets import QWEN3, load_preset
+from wanstreamer_jax.timeline import AUDIO_LATENTS_PER_UNIT
 
 EXAMPLE = "--preset v02_640x368 --model 1.7b --gpu h200 --ranks 4 --solver-steps 2 --window 100000"
 
@@ -105,6 +107,14 @@ def test_a_rank_sends_what_was_published():
     assert exchanged_bytes(QWEN3["1.7b"], 252, 2, R=1) == 0
 
 
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_a_rank_sends_what_the_performer_exchanges(ranks):
+    config = preset("v01_192p")  # 252 tokens: eight ranks pad them
+    t, ulysses = config.transformer, Ulysses("ulysses", ranks, AUDIO_LATENTS_PER_UNIT, config.picture.n_tokens)
+    a_layer = unit_exchange(config, GPUS["h200"], ranks).bytes / (t.layers * config.flow.solver_steps)
+    assert a_layer == ulysses.exchanged_bytes(t.heads, t.kv_heads, t.head_size, itemsize=2)
+
+
 def test_ranks_share_the_work_of_one():
     t = QWEN3["0.6b"]
     one, of_eight = (solver_step(t, 256, 0, 10_000, R) for R in (1, 8))
@@ -149,8 +159,7 @@ def test_parts_have_the_parameters_of_the_model():
 def test_memory_is_that_of_the_model():
     config, n_bytes = preset("tiny"), 4  # float32
     transformer, (thinker, rank) = shapes(config)["transformer"], (thinker_memory(config), rank_memory(config, 8))
-    assert thinker.weights == n_bytes * size(transformer)
-    assert rank.weights == thinker.weights - n_bytes * language_parameters(config.transformer)
+    assert thinker.weights == rank.weights == n_bytes * size(transformer)
     history = jax.eval_shape(functools.partial(init_history, config, 1))
     assert thinker.history == 8 * rank.history == n_bytes * size((history.k, history.v))
 
@@ -189,7 +198,10 @@ def test_the_table_and_json_tell_the_same(capsys):
 def test_a_unit_is_what_must_wait_for_each_other(capsys):
     told = answer(capsys, EXAMPLE)
     ms = {x["name"]: x["expected_ms"] for x in told["steps"] + told["transfers"]}
-    thinking, performing = ms["think: read"] + ms["think: write"], ms["slice"] + ms["perform"] + ms["latents"]
+    thinking, performing = (
+        ms["think: read"] + ms["think: write"],
+        ms["slice"] + ms["perform"] + ms["gather"] + ms["latents"],
+    )
     assert told["unit_ms"] == pytest.approx(thinking + max(performing, ms["render"] + ms["observe"]))
     assert told["response_ms"] == pytest.approx(ms["observe"] + thinking + performing + ms["render"])
     assert told["holds"] == (told["unit_ms"] <= 160)

@@ -16,9 +16,9 @@ from wanstreamer_jax.timeline import UNIT_MS
 
 USAGE_ERROR = 2
 LEGEND = (
-    "floor: a silent unit, a full window and no world, at the peaks of the GPU, with nothing to send. expected: all the "
-    "text and world that the preset allows, padding, exchanges, and the shares of the peaks in planning/hardware.py. "
-    "perform includes its all-to-alls. FLOP and bytes of memory traffic are those of one device."
+    "floor: a silent unit, a full window and no world, at the peaks of the GPU, with nothing to send. expected: all "
+    "the text and world that the preset allows, padding, exchanges, and the shares of the peaks that "
+    "planning/hardware.py assumes. perform includes its all-to-alls. FLOP and bytes of memory traffic are one device's."
 )
 ROLES = {"thinker": "the thinker", "rank": "a performer rank"}
 Choice = TypeVar("Choice")
@@ -105,7 +105,7 @@ def table(args: argparse.Namespace, config: Config, gpu: GPU, plan: Plan) -> Ite
     yield ""
     verdict = "holds" if plan.holds else "does NOT hold"
     yield f"{UNIT_MS} ms {verdict}: a unit takes {plan.unit_ms:.0f} ms (floor {plan.unit_floor_ms:.0f}): think,"
-    yield "then the longer of perform with slice and latents, and render with observe."
+    yield "then the longer of perform with what is sent, and render with observe."
     yield f"The answer to a unit is there {plan.response_ms:.0f} ms after the unit's end."
     yield f"The largest window that fits has {plan.largest_window:,} tokens."
 

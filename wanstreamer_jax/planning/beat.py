@@ -7,7 +7,7 @@ shares of the peaks that `hardware.EXPECTED` assumes.
 Thinking of unit k reads the latents of unit k - 1, and these wait for the thoughts of unit k - 1: the two take turns.
 While the performer works, the thinker is free to render, and to observe the next unit. So a unit takes
 
-    think + max(slice + perform + latents, render + observe)
+    think + max(slice + perform + gather + latents, render + observe)
 """
 
 import dataclasses
@@ -21,10 +21,9 @@ from wanstreamer_jax.planning.roofline import (
     exchanged_bytes,
     float32_part,
     kv_bytes,
-    language_parameters,
-    performer_parameters,
     reading,
     solver_step,
+    transformer_parameters,
     writing,
 )
 from wanstreamer_jax.timeline import AUDIO_LATENTS_PER_UNIT, FRAMES_PER_UNIT, UNIT_MS
@@ -115,29 +114,27 @@ def _thinking(ms: dict[str, float]) -> float:
 
 
 def _performing(ms: dict[str, float]) -> float:
-    return ms["slice"] + ms["perform"] + ms["latents"]
+    return ms["slice"] + ms["perform"] + ms["gather"] + ms["latents"]
 
 
 # ---- Memory
 
 
 def thinker_memory(config: Config) -> Memory:
-    """The thinker has every weight, and the history of all heads."""
+    """The thinker has every part, and the history of all heads."""
     t = config.transformer
     parts = costs.observing(config) + costs.rendering(config)
     values = parts.parameters + parts.state + costs.encoding(config).parameters
-    weights = BYTES[t.dtype] * (language_parameters(t) + _performer_parameters(config))
     working = max(_pass_bytes(config, config.layout.n_observed), _picture_bytes(config))
     slices = 2 * config.layout.n_slice * kv_bytes(t)
-    return Memory("thinker", weights, BYTES["float32"] * values, _history_bytes(config), slices + working)
+    return Memory("thinker", _weight_bytes(config), BYTES["float32"] * values, _history_bytes(config), slices + working)
 
 
 def rank_memory(config: Config, R: int) -> Memory:
-    """A rank has the weights of latents, and the history of its heads."""
-    weights = BYTES[config.transformer.dtype] * _performer_parameters(config)
+    """A rank has the Transformer, and the history of its heads."""
     slices = 2 * config.layout.n_slice * kv_bytes(config.transformer) // R
     working = _pass_bytes(config, _padded(config, R) // R + AUDIO_LATENTS_PER_UNIT)
-    return Memory("rank", weights, 0, _history_bytes(config) // R, slices + working)
+    return Memory("rank", _weight_bytes(config), 0, _history_bytes(config) // R, slices + working)
 
 
 def _largest_window(config: Config, memory: Memory, gpu: GPU) -> int:
@@ -147,8 +144,9 @@ def _largest_window(config: Config, memory: Memory, gpu: GPU) -> int:
     return max(0, int(room / per_token) - config.n_world)
 
 
-def _performer_parameters(config: Config) -> int:
-    return performer_parameters(config.transformer, config.audio_vae.latent_channels, config.video_token_channels)
+def _weight_bytes(config: Config) -> int:
+    t, channels = config.transformer, (config.audio_vae.latent_channels, config.video_token_channels)
+    return BYTES[t.dtype] * transformer_parameters(t, *channels)
 
 
 def _history_bytes(config: Config) -> int:
@@ -208,14 +206,16 @@ def _padded(config: Config, R: int) -> int:
 
 
 def unit_transfers(config: Config, gpu: GPU, R: int) -> tuple[Transfer, ...]:
-    """What crosses in a unit: the slice to the ranks, the ranks' exchanges, the latents to the thinker."""
-    rows, columns = config.picture.latent_grid
-    audio = AUDIO_LATENTS_PER_UNIT * config.audio_vae.latent_channels
-    latents = BYTES["float32"] * (audio + rows * columns * config.video_vae.latent_channels)
+    """What crosses in a unit: the slice to the ranks, their exchanges, and latents to each other and the thinker."""
+    value, video_token = BYTES["float32"], config.video_token_channels
+    audio = value * AUDIO_LATENTS_PER_UNIT * config.audio_vae.latent_channels
+    latents = audio + value * config.picture.n_tokens * video_token
+    gathered = value * (R - 1) * _padded(config, R) // R * video_token
     unit_slice = config.layout.n_slice * kv_bytes(config.transformer)
     return (
         _transfer("slice", R, float(unit_slice), gpu),  # to each rank the part of its heads
         unit_exchange(config, gpu, R),
+        _transfer("gather", int(R > 1), float(gathered), gpu),
         _transfer("latents", 1, float(latents), gpu),
     )
 

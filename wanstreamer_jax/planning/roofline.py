@@ -72,18 +72,14 @@ def block_weights(t: TransformerConfig) -> int:
     return t.layers * t.width * (2 * t.head_size * (t.heads + t.kv_heads) + 3 * t.mlp)
 
 
-def performer_parameters(t: TransformerConfig, audio_channels: int, video_channels: int) -> int:
-    """Parameters of the Transformer without what only language needs: its embedding and head."""
+def transformer_parameters(t: TransformerConfig, audio_channels: int, video_channels: int) -> int:
+    """All parameters of the Transformer, with what it reads and writes latents of so many channels with."""
     D = t.width
     norms_and_adaln = 2 * D + 2 * t.head_size + 2 * 6 * D  # adaLN: six vectors for each of two kinds of latents
     latents = sum(2 * channels * D + D + channels for channels in (audio_channels, video_channels))
     flow_time = D * D + D + 6 * D * D + 6 * D
-    return block_weights(t) + t.layers * norms_and_adaln + D + latents + flow_time
-
-
-def language_parameters(t: TransformerConfig) -> int:
-    """Parameters of the text embedding and head."""
-    return t.vocab * t.width * (1 if t.tied else 2)
+    text = t.vocab * D * (1 if t.tied else 2)
+    return block_weights(t) + t.layers * norms_and_adaln + D + latents + flow_time + text
 
 
 def kv_bytes(t: TransformerConfig) -> int:
