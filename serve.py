@@ -12,6 +12,7 @@ from wanstreamer_jax.agent import Agent, init_agent, load_agent
 from wanstreamer_jax.presets import load_preset
 from wanstreamer_jax.serving.media_file import Job, stream_file
 from wanstreamer_jax.serving.world_file import Setting, read_setting
+from wanstreamer_jax.stream.worker import StepError
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -28,7 +29,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--report", type=Path, metavar="FILE", help="JSON: latencies in ms, late units, memory in bytes, text")
     add("--record-text", type=Path, metavar="FILE", help="what the agent writes, as WebVTT subtitles")
     add("--solver-steps", type=int, metavar="S", help="steps of the solver per unit of 160 ms (default: the agent's)")
-    add("--placement", choices=["unified"], default="unified", help="where the steps run: all on one device")
+    add("--placement", choices=["unified", "split", "ulysses"], default="unified", help="where the steps run")
+    add("--performer-ranks", type=int, metavar="P", help="devices of the performer (ulysses), beside the thinker's")
+    add("--trace", type=Path, metavar="FILE", help="a timeline of every step, to be opened in Perfetto")
     add("--seed", type=int, default=0, help="of noise and sampled text: one seed, one conversation")
     return parser.parse_args(argv)
 
@@ -46,6 +49,15 @@ def open_agent(args: argparse.Namespace) -> Agent:
     return dataclasses.replace(agent, config=dataclasses.replace(agent.config, flow=flow))
 
 
+def performer_ranks(args: argparse.Namespace) -> int | None:
+    """Devices of the performer; None when it shares the thinker's. Raises ValueError when the options disagree."""
+    if args.performer_ranks is not None and args.placement != "ulysses":
+        raise ValueError(f"--performer-ranks goes with --placement ulysses, not {args.placement}")
+    if args.placement == "ulysses":
+        return args.performer_ranks or max(1, len(jax.devices()) - 1)
+    return 1 if args.placement == "split" else None
+
+
 def remember_compilations() -> None:
     """Keep compiled programs between runs, unless JAX was told where already."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -61,9 +73,9 @@ def main() -> int:
     try:
         agent = open_agent(args)
         setting = read_setting(args.world, agent.config) if args.world else Setting()
-        job = Job(args.input, args.output, args.report, args.record_text, args.seed)
+        job = Job(args.input, args.output, args.report, args.record_text, args.trace, args.seed, performer_ranks(args))
         return 0 if stream_file(agent, job, setting) else INTERRUPTED
-    except ValueError as error:  # bad input of any kind; its message says what, where and what to do
+    except (ValueError, StepError) as error:  # bad input of any kind; its message says what, where and what to do
         print(f"serve.py: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:

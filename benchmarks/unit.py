@@ -19,7 +19,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.model import Latents, init_params, part
 from wanstreamer_jax.presets import load_preset
 from wanstreamer_jax.serving.report import CompileCounter, Latencies
-from wanstreamer_jax.serving.world_file import Setting, make_world
+from wanstreamer_jax.serving.world_file import Setting, make_start
 from wanstreamer_jax.stream.placement import STEPS, Unified
 from wanstreamer_jax.stream.steps import observe, render
 from wanstreamer_jax.stream.types import Observation
@@ -95,8 +95,7 @@ def main() -> None:
     config = load_preset(args.preset)
     params = jax.jit(lambda: init_params(config, 0))()
     placement = Unified(config, params)
-    world, end = make_world(config, byte_tokenizer(), [Setting("You are kind.")])
-    placement.begin(world, end, [0])
+    placement.begin(make_start(config, byte_tokenizer(), [Setting("You are kind.")], [0]))
     placement.step(nothing(config))
     compiled = CompileCounter()
     rate = matmul_rate()

@@ -39,5 +39,5 @@ config = Config(
     flow=FlowConfig(solver_steps=2),
     history=HistoryConfig(n_tokens=5376),
     world=WorldConfig(max_text=128, max_voice=25),
-    text=TextConfig(max_user=8, max_agent=8, unit_end=256),
+    text=TextConfig(max_user=8, max_agent=6, unit_end=256),
 )

@@ -23,10 +23,12 @@ from wanstreamer_jax.media.output import PendingFile
 from wanstreamer_jax.media.reader import MediaReader, MediaUnit, open_media
 from wanstreamer_jax.media.subtitles import SubtitleWriter
 from wanstreamer_jax.media.writer import MediaWriter
+from wanstreamer_jax.parallel.mesh import choose_devices
 from wanstreamer_jax.serving.report import CompileCounter, Latencies
-from wanstreamer_jax.serving.world_file import Setting, make_world
-from wanstreamer_jax.stream.placement import HistoryFullError, Reply, Unified
+from wanstreamer_jax.serving.world_file import Setting, make_start
+from wanstreamer_jax.stream.placement import HistoryFullError, Placement, Reply, Split, Unified
 from wanstreamer_jax.stream.types import Observation
+from wanstreamer_jax.stream.worker import Event, write_trace
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS
 from wanstreamer_jax.tokens import TextStream
 
@@ -39,7 +41,9 @@ class Job:
     reply: Path
     report: Path | None = None
     subtitles: Path | None = None
+    trace: Path | None = None
     seed: int = 0
+    ranks: int | None = None  # of the performer; None: thinker and performer on one device
 
 
 def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
@@ -47,33 +51,54 @@ def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
 
     Raises:
         MediaError: the source cannot be read, or an output cannot be written. No output is left behind.
-        ValueError: the setting does not fit the agent.
+        ValueError: the setting does not fit the agent, or the ranks do not fit the devices.
+        StepError: a step raised or stalled. No output is left behind.
     """
     config = agent.config
     with ExitStack() as stack:
         media = stack.enter_context(open_media(job.source, config.vision.picture))
         writer = stack.enter_context(MediaWriter(job.reply, config.picture, job.source))
         subtitles = stack.enter_context(SubtitleWriter(job.subtitles, job.source)) if job.subtitles else None
-        pending = PendingFile(job.report, job.source) if job.report else None
-        if pending:
-            stack.callback(pending.discard)
-        placement = Unified(config, agent.params)
+        report, trace = (_pending(stack, path, job.source) for path in (job.report, job.trace))
+        events: list[Event] = []
+        placement = _placed(agent, job.ranks, events if trace else None)
+        stack.callback(placement.close)
         run = _Run(agent, placement, _warmed_up(agent, placement, setting, job.seed))
+        events.clear()
         finished = _live_through(run, media, writer, subtitles)
-        if pending:
-            pending.part.write_text(json.dumps(run.report(media), indent=2, ensure_ascii=False) + "\n", "utf-8")
-            pending.commit()
+        if report:
+            report.part.write_text(json.dumps(run.report(media), indent=2, ensure_ascii=False) + "\n", "utf-8")
+            report.commit()
+        if trace:
+            write_trace(trace.part, events)
+            trace.commit()
     print(run.words(job, media), file=sys.stderr)
     return finished
 
 
-def _warmed_up(agent: Agent, placement: Unified, setting: Setting, seed: int) -> CompileCounter:
+def _pending(stack: ExitStack, path: Path | None, source: Path) -> PendingFile | None:
+    """A file that appears when it is committed, and leaves nothing otherwise."""
+    if path is None:
+        return None
+    pending = PendingFile(path, source)
+    stack.callback(pending.discard)
+    return pending
+
+
+def _placed(agent: Agent, ranks: int | None, events: list[Event] | None) -> Placement:
+    if ranks is None:
+        return Unified(agent.config, agent.params, events)
+    devices = choose_devices(ranks, agent.config.transformer.kv_heads)
+    return Split(agent.config, agent.params, devices, events)
+
+
+def _warmed_up(agent: Agent, placement: Placement, setting: Setting, seed: int) -> CompileCounter:
     """Compile every step on a unit of nothing, then begin the session; what is compiled from now on is counted."""
-    world, world_end = make_world(agent.config, agent.tokenizer, [setting])
+    start = make_start(agent.config, agent.tokenizer, [setting], [seed])
     print("compiling (the first time takes a minute or two, then it is remembered) ...", file=sys.stderr, flush=True)
-    placement.begin(world, world_end, [seed])
+    placement.begin(start)
     placement.step(_observation(agent.config, None))
-    placement.begin(world, world_end, [seed])
+    placement.begin(start)
     return CompileCounter()
 
 
@@ -109,7 +134,7 @@ def _observation(config: Config, unit: MediaUnit | None) -> Observation:
 class _Run:
     """One session over a recording, and what is to be said of it."""
 
-    def __init__(self, agent: Agent, placement: Unified, compiled: CompileCounter):
+    def __init__(self, agent: Agent, placement: Placement, compiled: CompileCounter):
         self._agent = agent
         self._placement = placement
         self._compiled = compiled
@@ -145,7 +170,7 @@ class _Run:
             "units": self._n_units,
             "seconds": round(min(media.seconds, self._n_units * UNIT_MS / 1000), 3),
             "picture": [config.picture.width, config.picture.height],
-            "placement": "unified",
+            "placement": self._placement.name,
             "solver_steps": config.flow.solver_steps,
             "trained": self._agent.trained,
             "text": self._text,

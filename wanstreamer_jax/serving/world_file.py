@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.media.reader import open_media
-from wanstreamer_jax.stream.placement import start_angles
+from wanstreamer_jax.stream.placement import Start, start_angles
 from wanstreamer_jax.stream.world import World
 from wanstreamer_jax.timeline import SAMPLES_PER_AUDIO_LATENT, SAMPLES_PER_UNIT
 from wanstreamer_jax.tokens import Tokenizer
@@ -58,8 +58,8 @@ def _fields(path: Path) -> dict[str, str]:
     return fields
 
 
-def make_world(config: Config, tokenizer: Tokenizer, settings: list[Setting]) -> tuple[World, Int[np.ndarray, " B"]]:
-    """Worlds of B sessions, padded to fixed sizes, and where in time each one ends.
+def make_start(config: Config, tokenizer: Tokenizer, settings: list[Setting], seeds: list[int]) -> Start:
+    """How B sessions begin: their worlds padded to fixed sizes, and where in time each one ends.
 
     Raises:
         ValueError: a persona has more tokens than a world may hold. A voice sample that is too long is cut.
@@ -82,4 +82,4 @@ def make_world(config: Config, tokenizer: Tokenizer, settings: list[Setting]) ->
             portrait[b] = setting.portrait
     has_portrait = np.array([s.portrait is not None for s in settings])
     arrays = (text, n_text, voice, n_voice, portrait, has_portrait, start_angles(config, n_text))
-    return World(*(jnp.asarray(x) for x in arrays)), n_text + np.maximum(n_voice, 1)
+    return Start(World(*(jnp.asarray(x) for x in arrays)), n_text + np.maximum(n_voice, 1), seeds)

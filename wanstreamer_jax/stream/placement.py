@@ -3,7 +3,7 @@
     Unified   all on one device, sharing one history
     Split     thinker on one device, performer on one or more ranks, each side with a history of its own
 
-Both live through a unit in the same order, and `stream` overlaps what two devices can do at once:
+Both live through a unit in the same order, and `stream` overlaps what two device groups can do at once:
 
     thinker    observe k+1 | think k+1, commit | render k | observe k+2 | ...
     slice                        | to the performer
@@ -14,17 +14,16 @@ B sessions.
 """
 
 import functools
-import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from wanstreamer_jax.cache import History, Slice, append
 from wanstreamer_jax.config import Config
@@ -34,16 +33,17 @@ from wanstreamer_jax.parallel.mesh import AXIS, Devices
 from wanstreamer_jax.parallel.ulysses import Ulysses, Whole
 from wanstreamer_jax.stream import steps
 from wanstreamer_jax.stream.types import Beat, Observation, SessionState, Thought
+from wanstreamer_jax.stream.worker import Event, Worker
 from wanstreamer_jax.stream.world import World
+from wanstreamer_jax.vae.causal import reset_sessions
 
 STEPS = ("observe", "think", "perform", "render")
-STALLED_S = 300.0  # no unit takes so long, not even with compilation
 
 
 class Reply(NamedTuple):
     """What the agent does in a unit, on the host, and how long each step took."""
 
-    unit: int
+    unit: int  # since the placement began
     frames: UInt8[np.ndarray, "B f H W 3"]
     samples: Float[np.ndarray, "B n"]
     text: list[list[int]]  # of each session, <unit_end> left out
@@ -54,12 +54,20 @@ class HistoryFullError(RuntimeError):
     """The history has kept everything until its capacity; the session is over."""
 
 
+class Start(NamedTuple):
+    """How B sessions begin: their worlds, where in time each world ends, the seed of each session."""
+
+    world: World
+    world_end: Int[np.ndarray, " B"]
+    seeds: list[int]
+
+
 class Performing(NamedTuple):
     """A unit whose latents are on their way."""
 
     unit: int
     thought: Thought
-    latents: Future[Latents]
+    latents: Future
     step_ms: dict[str, float]
 
 
@@ -71,27 +79,40 @@ def start_angles(config: Config, positions: np.ndarray) -> Float[np.ndarray, "B 
 
 
 class Placement:
-    """B sessions. `begin` them, then `step` through their units one by one, or `stream` many."""
+    """B sessions. `begin` them, then `step` through their units one by one, or `stream` many; `close` at the end.
+
+    A step that raises or stalls ends the sessions with a `StepError`.
+    """
 
     _params: Params
     _state: SessionState
-    _response: Future[Latents]  # y_{k-1}, once there is one
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, thinker: Worker, performer: Worker):
         self.config = config
+        self._thinker, self._performer = thinker, performer
         # The thinker's jits. What a step replaces is donated to it; parameters never are.
         self._jit_begin = jax.jit(functools.partial(steps.begin, config))
         self._jit_observe = jax.jit(functools.partial(steps.observe, config), donate_argnums=1)
         self._jit_think = jax.jit(functools.partial(steps.think, config))
         self._jit_render = jax.jit(functools.partial(steps.render, config), donate_argnums=(1, 2))
 
-    def begin(self, world: World, world_end: Int[np.ndarray, " B"], seeds: list[int]) -> None:
-        """Prefill the worlds of B sessions; `world_end` is the position in time at which each world ends."""
-        self._state = self._jit_begin(self._params, world)
-        self._world_end = world_end
+    def begin(self, start: Start) -> None:
+        """Prefill the worlds of B sessions."""
+        self._state = self._thinker.run("begin", 0, self._jit_begin, self._params, start.world).result
+        self._world_end = start.world_end
+        self._age = np.zeros(len(start.seeds), np.int64)  # units that each session has lived
+        self._n_tokens = np.zeros(len(start.seeds), np.int64)
+        self._keys = jnp.stack([jax.random.key(seed) for seed in start.seeds])
         self._unit = 0
-        self._keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        self._n_tokens = np.zeros(len(seeds), np.int64)
+
+    def restart(self, ended: Bool[np.ndarray, " B"], start: Start) -> None:
+        """End some sessions and begin others in their place; the rest do not notice."""
+        fresh = self._thinker.run("begin", self._unit, self._jit_begin, self._params, start.world).result
+        self._state = reset_sessions(self._state, fresh, jnp.asarray(ended))
+        self._world_end = np.where(ended, start.world_end, self._world_end)
+        self._age, self._n_tokens = np.where(ended, 0, self._age), np.where(ended, 0, self._n_tokens)
+        keys = jnp.stack([jax.random.key(seed) for seed in start.seeds])
+        self._keys = reset_sessions(self._keys, keys, jnp.asarray(ended))
 
     def step(self, seen: Observation) -> Reply:
         """Live through one unit.
@@ -111,7 +132,7 @@ class Placement:
         for seen in units:
             if is_full := not self._has_room():
                 break
-            following = self._think_and_send(seen)
+            following = self._think_and_send(seen, performing)
             if performing is not None:
                 yield self._render(performing)
             performing = following
@@ -119,6 +140,17 @@ class Placement:
             yield self._render(performing)
         if is_full:
             raise HistoryFullError(self._full())
+
+    def close(self) -> None:
+        """End the threads and let go of the sessions."""
+        self._thinker.close()
+        self._performer.close()
+        del self._state
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What reports call this placement."""
 
     @property
     def history_tokens(self) -> list[int]:
@@ -136,25 +168,39 @@ class Placement:
         """All arrays of the sessions."""
 
     @abstractmethod
-    def _perform(self, thought: Thought, beat: Beat, step_ms: dict[str, float]) -> Future[Latents]:
+    def _perform(self, thought: Thought, beat: Beat) -> Future:
         """Have a unit's latents made, and its slice committed."""
 
-    def _think_and_send(self, seen: Observation) -> Performing:
-        state, params, beat = self._state, self._params, self._beat()
-        step_ms: dict[str, float] = {}
-        observed, hearing = timed(step_ms, "observe", self._jit_observe, params, state.hearing, seen)
-        response = self._response.result(STALLED_S) if self._unit else state.response
-        thought = timed(step_ms, "think", self._jit_think, params, state.history, observed, response, beat)
-        self._state = state._replace(hearing=hearing)
-        self._response = self._perform(thought, beat, step_ms)
+    def _think_and_send(self, seen: Observation, last: Performing | None) -> Performing:
+        params, unit, thinker, step_ms = self._params, self._unit, self._thinker, {}
+        beat = self._beat()
+        (observed, hearing), step_ms["observe"] = thinker.run(
+            "observe", unit, self._jit_observe, params, self._state.hearing, seen
+        )
+        self._state = self._state._replace(hearing=hearing)
+        if last is not None:
+            self._receive(last)
+        history, response = self._state.history, self._state.response
+        thought, step_ms["think"] = thinker.run(
+            "think", unit, self._jit_think, params, history, observed, response, beat
+        )
+        performing = Performing(unit, thought, self._perform(thought, beat), step_ms)
         self._n_tokens += np.asarray(thought.new.n_tokens)
+        self._age += 1
         self._unit += 1
-        return Performing(self._unit - 1, thought, self._response, step_ms)
+        return performing
+
+    def _receive(self, unit: Performing) -> None:
+        """Take a unit's latents as the last response."""
+        response, unit.step_ms["perform"] = self._performer.wait(unit.latents, "perform", unit.unit)
+        self._state = self._state._replace(response=response)
 
     def _render(self, unit: Performing) -> Reply:
-        response, state = unit.latents.result(STALLED_S), self._state
-        shown, voice, face = timed(
-            unit.step_ms, "render", self._jit_render, self._params, state.voice, state.face, response
+        if "perform" not in unit.step_ms:
+            self._receive(unit)
+        response, state = unit.latents.result().result, self._state
+        (shown, voice, face), unit.step_ms["render"] = self._thinker.run(
+            "render", unit.unit, self._jit_render, self._params, state.voice, state.face, response
         )
         self._state = self._state._replace(voice=voice, face=face)
         written = zip(np.asarray(unit.thought.text), np.asarray(unit.thought.n_text), strict=True)
@@ -162,9 +208,9 @@ class Placement:
         return Reply(unit.unit, np.asarray(shown.frames), np.asarray(shown.samples), text, unit.step_ms)
 
     def _beat(self) -> Beat:
-        positions = self._world_end + self._unit * self.config.layout.advance
-        unit = jnp.full(len(positions), self._unit, jnp.int32)
-        return Beat(unit, jnp.asarray(start_angles(self.config, positions)), self._keys)
+        positions = self._world_end + self._age * self.config.layout.advance
+        angles = start_angles(self.config, positions)
+        return Beat(jnp.asarray(self._age, jnp.int32), jnp.asarray(angles), self._keys)
 
     def _has_room(self) -> bool:
         history, held = self.config.history, int(self._n_tokens.max())
@@ -181,22 +227,31 @@ class Placement:
 class Unified(Placement):
     """All on one device, one step after the other; thinker and performer share the history."""
 
-    def __init__(self, config: Config, params: Params):
-        super().__init__(config)
+    def __init__(self, config: Config, params: Params, events: list[Event] | None = None):
+        """Put the parameters on the device. `events`, if given, collects every step that is run."""
+        worker = Worker("thinker and performer", events)
+        super().__init__(config, worker, worker)
         self._params = jax.device_put(params)
         self._jit_noise = jax.jit(functools.partial(steps.unit_noise, config))
         self._jit_perform = jax.jit(functools.partial(steps.perform, config), donate_argnums=1)
 
+    @property
+    def name(self) -> str:
+        """What reports call this placement."""
+        return "unified"
+
     def _held(self) -> Any:
         return self._state
 
-    def _perform(self, thought: Thought, beat: Beat, step_ms: dict[str, float]) -> Future[Latents]:
+    def _perform(self, thought: Thought, beat: Beat) -> Future:
+        return self._performer.submit("perform", self._unit, self._make, thought.new, beat)
+
+    def _make(self, new: Slice, beat: Beat) -> Latents:
+        # The one thread runs steps in order, so that nobody sees the state between its history and the next.
         noise, history = self._jit_noise(beat), self._state.history
-        latents, history = timed(step_ms, "perform", self._jit_perform, self._params, history, thought.new, noise, beat)
+        latents, history = self._jit_perform(self._params, history, new, noise, beat)
         self._state = self._state._replace(history=history)
-        done: Future[Latents] = Future()
-        done.set_result(latents)
-        return done
+        return latents
 
 
 class Split(Placement):
@@ -206,62 +261,74 @@ class Split(Placement):
     its heads of a slice; one rank alone runs the program of `Unified`.
     """
 
-    def __init__(self, config: Config, params: Params, devices: Devices):
-        super().__init__(config)
-        ranks, layout = len(devices.performer), config.layout
-        split = Whole() if ranks == 1 else Ulysses(AXIS, ranks, layout.n_agent_audio, config.picture.n_tokens)
-        mesh, everywhere, heads = devices.performer_mesh(), PartitionSpec(), PartitionSpec(None, AXIS)
-        history = History(heads, heads, everywhere, everywhere)  # type: ignore[arg-type]
-        new = Slice(PartitionSpec(None, None, None, AXIS), everywhere)  # type: ignore[arg-type]
-        perform: Any = functools.partial(steps.perform, config, split=split)
+    def __init__(self, config: Config, params: Params, devices: Devices, events: list[Event] | None = None):
+        """Put the parameters on the devices. `events`, if given, collects every step that is run."""
+        super().__init__(config, Worker("thinker", events), Worker("performer", events))
+        mesh, ranks = devices.performer_mesh(), len(devices.performer)
+        everywhere, heads = PartitionSpec(), PartitionSpec(None, AXIS)
+        self._on_thinker, self._on_ranks = devices.thinker_sharding(), NamedSharding(mesh, everywhere)
+        self._by_heads = NamedSharding(mesh, heads)
+        self._slice_by_heads = NamedSharding(mesh, PartitionSpec(None, None, None, AXIS))
+        self._params = jax.device_put(params, self._on_thinker)
+        self._performer_params = jax.device_put({"transformer": params["transformer"]}, self._on_ranks)
+        perform: Any = functools.partial(steps.perform, config, split=performer_split(config, ranks))
         if ranks > 1:
+            history = History(heads, heads, everywhere, everywhere)  # type: ignore[arg-type]
+            new = Slice(self._slice_by_heads.spec, everywhere)  # type: ignore[arg-type]
             specs = (everywhere, history, new, everywhere, everywhere)
             perform = jax.shard_map(
                 perform, mesh=mesh, in_specs=specs, out_specs=(everywhere, history), check_vma=False
             )
-        self._everywhere = NamedSharding(mesh, everywhere)
-        self._history_sharding, self._slice_sharding = (
-            jax.tree.map(lambda spec: NamedSharding(mesh, spec), tree, is_leaf=lambda x: isinstance(x, PartitionSpec))
-            for tree in (history, new)
-        )
-        self._thinker = devices.thinker_sharding()
-        self._params = jax.device_put(params, self._thinker)
-        self._performer_params = jax.device_put({"transformer": params["transformer"]}, self._everywhere)
         self._jit_commit = jax.jit(functools.partial(append, ring=config.history.n_tokens), donate_argnums=0)
-        self._jit_noise = jax.jit(functools.partial(steps.unit_noise, config), out_shardings=self._everywhere)
+        self._jit_noise = jax.jit(functools.partial(steps.unit_noise, config), out_shardings=self._on_ranks)
         self._jit_perform = jax.jit(perform, donate_argnums=1)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="performer")
 
-    def begin(self, world: World, world_end: Int[np.ndarray, " B"], seeds: list[int]) -> None:
-        """Prefill on the thinker; the performer is sent the world once."""
-        super().begin(jax.device_put(world, self._thinker), world_end, seeds)
-        sharding = self._history_sharding
-        history = self._state.history
-        spread = [jax.device_put(x, sharding.k) for x in (*history.k, *history.v)]
-        n = len(history.k)
-        counts = [jax.device_put(x, self._everywhere) for x in (history.world, history.n_committed)]
-        self._history = History(tuple(spread[:n]), tuple(spread[n:]), *counts)
+    def begin(self, start: Start) -> None:
+        """Prefill on the thinker; the performer is sent the history once."""
+        super().begin(start)
+        self._history = self._to_ranks(self._state.history)
+
+    def restart(self, ended: Bool[np.ndarray, " B"], start: Start) -> None:
+        """End some sessions and begin others in their place; the rest do not notice."""
+        super().restart(ended, start)
+        self._history = self._to_ranks(self._state.history)
+
+    def close(self) -> None:
+        """End the threads and let go of the sessions."""
+        super().close()
+        del self._history
+
+    def _to_ranks(self, history: History) -> History:
+        """A history of the thinker, each rank's heads on that rank."""
+        k, v = (tuple(jax.device_put(x, self._by_heads) for x in layers) for layers in (history.k, history.v))
+        return History(k, v, *jax.device_put((history.world, history.n_committed), self._on_ranks))
+
+    @property
+    def name(self) -> str:
+        """What reports call this placement."""
+        return "split" if self._on_ranks.mesh.size == 1 else "ulysses"
 
     def _held(self) -> Any:
         return self._state, self._history
 
-    def _perform(self, thought: Thought, beat: Beat, step_ms: dict[str, float]) -> Future[Latents]:
-        new = jax.device_put(thought.new, self._slice_sharding)
-        making = self._thread.submit(self._make, new, jax.device_put(beat, self._everywhere), step_ms)
-        self._state = self._state._replace(history=self._jit_commit(self._state.history, thought.new))
-        return making
-
-    def _make(self, new: Slice, beat: Beat, step_ms: dict[str, float]) -> Latents:
-        noise = self._jit_noise(beat)
-        latents, self._history = timed(
-            step_ms, "perform", self._jit_perform, self._performer_params, self._history, new, noise, beat
+    def _perform(self, thought: Thought, beat: Beat) -> Future:
+        new = Slice(
+            jax.device_put(thought.new.kv, self._slice_by_heads), jax.device_put(thought.new.n_tokens, self._on_ranks)
         )
-        return jax.device_put(latents, self._thinker)
+        performing = self._performer.submit("perform", self._unit, self._make, new, beat)
+        history, _ = self._thinker.run("commit", self._unit, self._jit_commit, self._state.history, thought.new)
+        self._state = self._state._replace(history=history)
+        return performing
+
+    def _make(self, new: Slice, beat: Beat) -> Latents:
+        beat = jax.device_put(beat, self._on_ranks)
+        noise = self._jit_noise(beat)
+        latents, self._history = self._jit_perform(self._performer_params, self._history, new, noise, beat)
+        return jax.device_put(latents, self._on_thinker)
 
 
-def timed(step_ms: dict[str, float], name: str, step: Any, *args: Any) -> Any:
-    """Run a step, wait for its result, and note how long that took."""
-    start = time.perf_counter()
-    result = jax.block_until_ready(step(*args))
-    step_ms[name] = (time.perf_counter() - start) * 1000
-    return result
+def performer_split(config: Config, ranks: int) -> Whole:
+    """How a unit's latent tokens are split over ranks: not at all over one."""
+    if ranks == 1:
+        return Whole()
+    return Ulysses(AXIS, ranks, config.layout.n_agent_audio, config.picture.n_tokens)
