@@ -18,7 +18,6 @@ from wanstreamer_jax.stream.pace import (
     conceal,
     decide,
     due_ms,
-    expected_ms,
     first_pace,
     first_screen,
     learn,
@@ -80,8 +79,8 @@ def times(agent, loads, ms, solver_steps):
 
 
 def lived(agent, take, n_units, slack_ms=SLACK_MS):
-    """The policy alone, at work: `take` says what a unit's `perform` and all else take."""
-    pace, free_ms = first_pace(*agent), 0.0
+    """The policy alone, at work on an agent as it was measured: `take` says what `perform` and all else do take."""
+    pace, free_ms = first_pace(agent.perform_ms), 0.0
     while pace.unit < n_units:
         now, first = max(free_ms, complete_ms(pace.unit)), pace.unit
         decision, pace = decide(pace, now, slack_ms)
@@ -119,7 +118,7 @@ def test_lag_stays_under_one_unit_and_every_unit_is_decided_once_and_in_order(ag
     assert decided == list(range(len(decided)))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(agents(), loads(), slacks)
 def test_back_in_step_at_full_solver_steps_within_two_units_after_the_load(agent, trace, slack):
     over_ms = sum(load.lasts_ms for load in trace)
@@ -147,11 +146,12 @@ def test_without_load_nothing_is_reduced_skipped_or_late(agent, seed, slack):
         assert begun.end_ms <= due_ms(begun.unit, slack)
 
 
+@settings(max_examples=50)
 @given(st.floats(40, 400), st.floats(0.1, 0.9), st.integers(0, 2**32 - 1))
 def test_noise_never_flaps_between_numbers_of_solver_steps(unit_ms, share, seed):
     perform_ms = unit_ms * share
     agent = Agent({n: perform_ms * n / 4 for n in (4, 2, 1)}, unit_ms - perform_ms)
-    rng, pace, steps = np.random.default_rng(seed), first_pace(*agent), []
+    rng, pace, steps = np.random.default_rng(seed), first_pace(agent.perform_ms), []
     for _ in range(4 * PATIENCE_UNITS):
         n = pace.solver_steps
         rest_ms = agent.rest_ms + rng.uniform(-NOISE_MS / 2, NOISE_MS / 2)
@@ -170,21 +170,34 @@ def test_patience_brings_back_an_agent_that_needs_nearly_the_whole_unit():
     assert steps[99] == 2
 
 
+def test_noise_that_is_larger_than_what_is_to_spare_is_averaged():
+    agent = Agent({4: 100.0, 1: 25.0}, 52.0)  # 152 ms: between what is taken up and what is kept
+    rng, pace, steps = np.random.default_rng(0), first_pace(agent.perform_ms), []
+    for _ in range(PATIENCE_UNITS):
+        n = pace.solver_steps
+        steps.append(n)
+        pace = learn(pace, n, agent.perform_ms[n], agent.perform_ms[n] + 52 + rng.uniform(-0.6, 0.6) * NOISE_MS)
+    assert len(list(groupby(steps))) <= 2
+
+
 def test_load_on_the_performer_alone_does_not_flap():
     agent = Agent({8: 45.0, 1: 10.0}, 15.0)  # 3.5 times as long: 172 ms with 8 solver steps, 50 ms with 1
     begun = list(lived(agent, lambda ms, n: times(agent, [Load(1e9, 3.5, 1)], ms, n), 100))
     assert [b.solver_steps for b in begun[1:]] == [1] * (len(begun) - 1)
 
 
-def test_a_number_of_steps_that_was_measured_under_load_is_put_right():
+def test_load_on_the_thinker_alone_is_carried_by_fewer_solver_steps():
+    begun = list(lived(AGENT, lambda ms, n: times(AGENT, [Load(1e9, 1, 4.5)], ms, n), 100))  # 90 ms, and `perform`
+    assert [b.solver_steps for b in begun[1:]] == [2] * (len(begun) - 1)
+    assert all(b.end_ms <= due_ms(b.unit, SLACK_MS) for b in begun)
+
+
+@pytest.mark.parametrize("wrong", [{2: 240.0, 1: 40.0}, {2: 80.0, 1: 120.0}, {2: 240.0, 1: 120.0}])
+def test_what_was_measured_under_load_at_first_is_put_right(wrong):
     agent = Agent({2: 80.0, 1: 40.0}, 20.0)
-    wrong = agent._replace(perform_ms={2: 240.0, 1: 120.0})
-    pace = first_pace(*wrong)
-    for _ in range(3):
-        n = pace.solver_steps
-        pace = learn(pace, n, agent.perform_ms[n], agent.perform_ms[n] + agent.rest_ms)
-    assert pace.solver_steps == 2
-    assert expected_ms(pace, 2) == pytest.approx(100)
+    load = [Load(1000, 1, 1), Load(1000, 3, 3)]
+    begun = list(lived(agent._replace(perform_ms=wrong), lambda ms, n: times(agent, load, ms, n), 40))
+    assert all(b.solver_steps == 2 for b in begun if 500 < b.now_ms < 1000 or b.now_ms > 2500)
 
 
 def test_units_that_would_be_late_anyway_are_lived_one_after_the_other():
@@ -194,7 +207,7 @@ def test_units_that_would_be_late_anyway_are_lived_one_after_the_other():
 
 
 def test_a_loop_that_always_wakes_late_still_lives_every_other_unit():
-    pace = first_pace({1: UNIT_MS + SLACK_MS - 20}, 10.0)
+    pace = first_pace({1: 1.0})._replace(perform_ms=UNIT_MS + SLACK_MS - 10)
     n_lived = 0
     for unit in range(20):
         decision, pace = decide(pace, complete_ms(unit) + 20, SLACK_MS)
@@ -268,7 +281,7 @@ def reply(unit, step_ms=None):
 def live(take, agent=AGENT):
     clock = FakeClock()
     session = FakeSession(clock, take)
-    pace, screen = first_pace(*agent), first_screen(np.zeros((1, 2, 2, 3), np.uint8))
+    pace, screen = first_pace(agent.perform_ms), first_screen(np.zeros((1, 2, 2, 3), np.uint8))
     return Live(session, lambda unit: unit, pace, screen, SLACK_MS, clock), session
 
 
@@ -291,7 +304,7 @@ def taken(loop, session, n_units):
     return shown
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(loads())
 def test_output_time_is_filled_once_in_order_and_never_late_and_counters_add_up(trace):
     loop, session = live(loaded(*trace))
@@ -417,24 +430,23 @@ def test_slack_is_less_than_a_unit():
     screen = first_screen(np.zeros((1, 2, 2, 3), np.uint8))
     for slack_ms in (-1.0, float(UNIT_MS)):
         with pytest.raises(ValueError, match="slack_ms"):
-            Live(FakeSession(FakeClock(), None), lambda unit: unit, first_pace(*AGENT), screen, slack_ms)
+            Live(FakeSession(FakeClock(), None), lambda unit: unit, first_pace(AGENT.perform_ms), screen, slack_ms)
 
 
-def test_what_a_unit_takes_is_measured_after_it_was_compiled():
-    clock, compiled = WallClock(), []
-
+def test_what_perform_takes_is_measured_after_it_was_compiled():
     class Session:
+        compiled = ()
+
         def step(self, _, solver_steps):
-            clock.sleep_until(clock.now_ms() + (5 if solver_steps in compiled else 50))
-            compiled.append(solver_steps)
-            return reply(0, {"perform": 1.0 * solver_steps})
+            perform_ms = 1.0 * solver_steps if solver_steps in self.compiled else 5000.0
+            self.compiled += (solver_steps,)
+            return reply(0, {"perform": perform_ms})
 
         def skip(self): ...
 
-    pace = measure(Session(), NOTHING, [4, 1], clock)
+    pace = measure(Session(), NOTHING, [4, 1])
     assert pace.solver_steps == 4
     assert pace.least_ms == {4: 4.0, 1: 1.0}
-    assert 0 < pace.rest_ms < 40
 
 
 def test_the_wall_clock_paces_and_waits_no_longer_than_told():

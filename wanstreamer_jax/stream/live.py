@@ -92,15 +92,11 @@ class Newest:
             return self._nothing
 
 
-def measure(session: Session, seen: Observation, solver_steps: list[int], clock: Clock = WALL_CLOCK) -> Pace:
+def measure(session: Session, seen: Observation, solver_steps: list[int]) -> Pace:
     """Compile and time a unit with each number of solver steps that may be chosen; begin the session afterwards."""
-    perform_ms, rest_ms = {}, []
     for n in solver_steps:
         session.step(seen, n)
-        begin = clock.now_ms()
-        perform_ms[n] = session.step(seen, n).step_ms["perform"]
-        rest_ms.append(clock.now_ms() - begin - perform_ms[n])
-    return first_pace(perform_ms, min(rest_ms))
+    return first_pace({n: session.step(seen, n).step_ms["perform"] for n in solver_steps})
 
 
 class _Lived:

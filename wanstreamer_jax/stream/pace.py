@@ -7,8 +7,11 @@ cannot be kept, the policy is, in this order:
 2. a unit is skipped: the last picture stands still, and the sound fades to silence;
 3. the unit that is lived next is always the newest complete one, however many were missed.
 
-So the lag, how long a unit had been complete when it was begun, is always less than a unit. All is pure here; `live.py`
-is the loop. B sessions.
+So the lag, how long a unit had been complete when it was begun, is always less than a unit. When the load is gone, an
+agent that leaves 2 NOISE_MS of a unit to spare is in step with all its solver steps again from the third unit on; one
+that leaves less may first need some units of averaging, or PATIENCE_UNITS.
+
+All is pure here; `live.py` is the loop. B sessions.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -63,13 +66,12 @@ class Decision(NamedTuple):
     lag_ms: float
 
 
-def first_pace(perform_ms: dict[int, float], rest_ms: float) -> Pace:
-    """Before unit 0, at the full number of solver steps.
+def first_pace(perform_ms: dict[int, float]) -> Pace:
+    """Before unit 0, which is lived with the full number of solver steps, whatever that takes.
 
-    `perform_ms` is what the step takes, for each number of solver steps that is compiled; `rest_ms` all else in a unit.
+    `perform_ms` is what the step took, for each number of solver steps that is compiled. Only the ratios matter.
     """
-    full = max(perform_ms)
-    return Pace(0, full, perform_ms, perform_ms[full], rest_ms)
+    return Pace(0, max(perform_ms), perform_ms, perform_ms=0.0, rest_ms=0.0)
 
 
 def expected_ms(pace: Pace, solver_steps: int) -> float:
