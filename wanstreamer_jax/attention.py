@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
+from wanstreamer_jax import attention_cudnn
 from wanstreamer_jax.timeline import Group
 
 HIDDEN = -1e30  # finite, so that a query that sees nothing gives no NaN
@@ -99,7 +100,25 @@ def attend_slots(
     v: Float[Array, "B K S H"],
     length: Int[Array, " B"],
 ) -> Attended:
-    """Attention to the first `length` slots of a history, in chunks; its cost is that of the slots that are valid.
+    """Attention to the first `length` slots of a history; on an NVIDIA GPU cuDNN's, where it has a kernel for it."""
+    if not attention_cudnn.serves(q, k):
+        return _attend_chunks(q, k, v, length)
+    # A process that has a GPU may still compile for its CPU.
+    return jax.lax.platform_dependent(q, k, v, length, cuda=_attend_fused, default=_attend_chunks)
+
+
+def _attend_fused(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Attended:
+    """`attend_slots` by cuDNN's kernel."""
+    grouped = rearrange(q, "B T (K G) H -> B K (T G) H", K=k.shape[1])
+    values, log_sum_exp = attention_cudnn.attend_rows(grouped, k, v, length)
+    return Attended(
+        rearrange(values, "B K (T G) H -> B T (K G) H", T=q.shape[1]),
+        rearrange(log_sum_exp, "B K (T G) -> B T (K G)", T=q.shape[1]),
+    )
+
+
+def _attend_chunks(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array) -> Attended:
+    """`attend_slots` in chunks; its cost is that of the slots that are valid.
 
     A chunk's scores stay in a core's cache where those of a whole history would travel through memory several
     times: five times faster on two CPU cores at 5,632 slots. The running maximum is FlashAttention's.
