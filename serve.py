@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from wanstreamer_jax.agent import Agent, init_agent, load_agent
+from wanstreamer_jax.parallel.mesh import Devices, automatic_ranks, choose_devices
 from wanstreamer_jax.presets import load_preset
 from wanstreamer_jax.serving.media_file import Job, stream_file
 from wanstreamer_jax.serving.world_file import Setting, read_setting
@@ -29,8 +30,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--report", type=Path, metavar="FILE", help="JSON: latencies in ms, late units, memory in bytes, text")
     add("--record-text", type=Path, metavar="FILE", help="what the agent writes, as WebVTT subtitles")
     add("--solver-steps", type=int, metavar="S", help="steps of the solver per unit of 160 ms (default: the agent's)")
-    add("--placement", choices=["unified", "split", "ulysses"], default="unified", help="where the steps run")
+    add(
+        "--placement",
+        choices=["auto", "unified", "split", "ulysses"],
+        default="auto",
+        help="unified: all on one device; split: thinker and performer on one each; ulysses: the performer on P; "
+        "auto: what the devices allow",
+    )
     add("--performer-ranks", type=int, metavar="P", help="devices of the performer (ulysses), beside the thinker's")
+    add("--devices", type=device_list, metavar="I,J,..", help="indices of devices: the thinker's, then the performer's")
     add("--trace", type=Path, metavar="FILE", help="a timeline of every step, to be opened in Perfetto")
     add("--seed", type=int, default=0, help="of noise and sampled text: one seed, one conversation")
     return parser.parse_args(argv)
@@ -49,13 +57,26 @@ def open_agent(args: argparse.Namespace) -> Agent:
     return dataclasses.replace(agent, config=dataclasses.replace(agent.config, flow=flow))
 
 
-def performer_ranks(args: argparse.Namespace) -> int | None:
-    """Devices of the performer; None when it shares the thinker's. Raises ValueError when the options disagree."""
+def device_list(text: str) -> list[int]:
+    """Device indices from "0,1,2"."""
+    return [int(index) for index in text.split(",")]
+
+
+def place(args: argparse.Namespace, kv_heads: int) -> Devices | None:
+    """The devices of thinker and performer; None when they share one.
+
+    Raises:
+        ValueError: the options disagree, or ask for what is not there.
+    """
     if args.performer_ranks is not None and args.placement != "ulysses":
         raise ValueError(f"--performer-ranks goes with --placement ulysses, not {args.placement}")
-    if args.placement == "ulysses":
-        return args.performer_ranks or max(1, len(jax.devices()) - 1)
-    return 1 if args.placement == "split" else None
+    if args.placement == "unified":
+        return None
+    most = automatic_ranks(kv_heads, len(args.devices or jax.devices()))
+    ranks = 1 if args.placement == "split" else most if args.performer_ranks is None else args.performer_ranks
+    if args.placement == "auto" and ranks == 0:
+        return None
+    return choose_devices(ranks, kv_heads, args.devices)
 
 
 def remember_compilations() -> None:
@@ -73,7 +94,8 @@ def main() -> int:
     try:
         agent = open_agent(args)
         setting = read_setting(args.world, agent.config) if args.world else Setting()
-        job = Job(args.input, args.output, args.report, args.record_text, args.trace, args.seed, performer_ranks(args))
+        devices = place(args, agent.config.transformer.kv_heads)
+        job = Job(args.input, args.output, args.report, args.record_text, args.trace, args.seed, devices)
         return 0 if stream_file(agent, job, setting) else INTERRUPTED
     except (ValueError, StepError) as error:  # bad input of any kind; its message says what, where and what to do
         print(f"serve.py: {error}", file=sys.stderr)

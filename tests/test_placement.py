@@ -13,7 +13,7 @@ import pytest
 from tests import small
 from wanstreamer_jax.attention import attend
 from wanstreamer_jax.config import FlowConfig
-from wanstreamer_jax.parallel.mesh import AXIS, choose_devices
+from wanstreamer_jax.parallel.mesh import AXIS, automatic_ranks, choose_devices
 from wanstreamer_jax.parallel.ulysses import Ulysses, Whole
 from wanstreamer_jax.stream import placement as placement_module
 from wanstreamer_jax.stream.placement import HistoryFullError, Split, Start, Unified, performer_split
@@ -237,12 +237,30 @@ def test_a_full_history_gives_every_reply_first():
 
 
 @pytest.mark.parametrize(
-    ("ranks", "n_devices", "message"),
-    [(3, 9, "3 performer ranks do not divide 8"), (0, 9, "0 performer ranks"), (8, 8, "need 9 devices, here are 8")],
+    ("ranks", "kv_heads", "indices", "message"),
+    [
+        (3, 8, None, "3 performer ranks do not divide 8"),
+        (0, 8, None, "0 performer ranks"),
+        (16, 16, None, "here are 9"),
+        (2, 8, [0, 1], "need 3 devices, not 2"),
+        (2, 8, [0, 1, 1], "named twice"),
+        (1, 8, [0, 9], r"\[9\] are missing"),
+    ],
 )
-def test_impossible_devices_are_one_sentence(ranks, n_devices, message):
+def test_impossible_devices_are_one_sentence(ranks, kv_heads, indices, message):
     with pytest.raises(ValueError, match=message):
-        choose_devices(ranks, 8, jax.devices()[:n_devices])
+        choose_devices(ranks, kv_heads, indices)
+
+
+def test_devices_are_chosen_by_index_or_in_order():
+    devices = jax.devices()
+    assert choose_devices(2, 8).performer == tuple(devices[1:3])
+    chosen = choose_devices(2, 8, [4, 0, 7])
+    assert (chosen.thinker, chosen.performer) == (devices[4], (devices[0], devices[7]))
+
+
+def test_ranks_are_as_many_as_devices_and_heads_allow():
+    assert [automatic_ranks(8, n) for n in (1, 2, 3, 4, 5, 8, 9, 20)] == [0, 1, 2, 2, 4, 4, 8, 8]
 
 
 @pytest.mark.parametrize(("ranks", "n_split"), [(2, 6), (4, 6), (8, 6), (4, 8)])

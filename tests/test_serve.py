@@ -35,7 +35,10 @@ def clip(tmp_path_factory):
 
 def run(monkeypatch, *args, preset=PRESET) -> int:
     """Exit code of `serve.py`."""
-    monkeypatch.setattr(sys, "argv", ["serve.py", *map(str, args), *(["--preset", preset] if preset else [])])
+    options = [*map(str, args), *(["--preset", preset] if preset else [])]
+    if "--placement" not in options and "--performer-ranks" not in options:
+        options += ["--placement", "unified"]
+    monkeypatch.setattr(sys, "argv", ["serve.py", *options])
     try:
         return serve.main()
     except SystemExit as stop:
@@ -195,6 +198,9 @@ def bad_inputs(tmp_path, clip):
         "onto itself": (["--input", clip, "--output", clip], "input too"),
         "unknown option": ([*good, "--sead", "1"], "--sead"),
         "no number": ([*good, "--seed", "one"], "--seed"),
+        "ranks that do not divide": ([*good, "--placement", "ulysses", "--performer-ranks", "3"], "do not divide"),
+        "ranks without ulysses": ([*good, "--performer-ranks", "2"], "--placement ulysses"),
+        "a device that is not there": ([*good, "--placement", "split", "--devices", "0,99"], "[99] are missing"),
         "no steps": ([*good, "--solver-steps", "0"], "solver_steps"),
         "unwritable report": ([*good, "--report", tmp_path / "nowhere" / "r.json"], "nowhere"),
         "unknown field in the world": ([*good, "--world", world], "person"),
@@ -202,7 +208,22 @@ def bad_inputs(tmp_path, clip):
     }
 
 
+@pytest.mark.parametrize("placement", [["split"], ["ulysses", "--performer-ranks", 4]])
+def test_another_placement_is_the_same_conversation(monkeypatch, clip, tmp_path, placement):
+    outputs = {}
+    for name, options in (("a", ["unified"]), ("b", placement)):
+        reply, report, trace = (tmp_path / f"{name}.{suffix}" for suffix in ("mp4", "json", "trace"))
+        files = ["--output", reply, "--report", report, "--trace", trace]
+        assert run(monkeypatch, "--input", clip, *files, "--placement", *options) == 0
+        outputs[name] = json.loads(report.read_text()), decoded(reply)[0].astype(int)
+        assert {e["ph"] for e in json.loads(trace.read_text())["traceEvents"]} == {"M", "X"}
+    assert outputs["b"][0]["placement"] == placement[0]
+    assert outputs["a"][0]["text"] == outputs["b"][0]["text"]
+    assert np.mean(np.abs(outputs["a"][1] - outputs["b"][1])) < 0.5  # of 255, after H.264
+
+
 CASES = ["missing", "empty", "not media", "truncated", "unwritable", "onto itself", "unknown option", "no number"]
+CASES += ["ranks that do not divide", "ranks without ulysses", "a device that is not there"]
 CASES += ["no steps", "unwritable report", "unknown field in the world", "no agent"]
 
 

@@ -27,19 +27,30 @@ class Devices:
         return NamedSharding(mesh, PartitionSpec())
 
 
-def choose_devices(ranks: int, kv_heads: int, available: Sequence[jax.Device] | None = None) -> Devices:
-    """The first device thinks, the next `ranks` perform.
+def automatic_ranks(kv_heads: int, n_devices: int) -> int:
+    """Performer ranks for so many devices, one of which thinks; 0 where one device does both."""
+    return max((r for r in range(1, n_devices) if kv_heads % r == 0), default=0)
+
+
+def choose_devices(ranks: int, kv_heads: int, indices: Sequence[int] | None = None) -> Devices:
+    """One device thinks, `ranks` others perform: the first ones, or those of `indices`, the thinker's first.
 
     Raises:
-        ValueError: there are too few devices, or `ranks` do not divide the key/value heads.
+        ValueError: a device is missing or named twice, or `ranks` do not divide the key/value heads.
     """
-    available = jax.devices() if available is None else available
+    available = jax.devices()
     if ranks < 1 or kv_heads % ranks:
         fitting = [r for r in range(1, kv_heads + 1) if kv_heads % r == 0]
         raise ValueError(f"{ranks} performer ranks do not divide {kv_heads} key/value heads: take one of {fitting}")
-    if len(available) < 1 + ranks:
+    indices = range(1 + ranks) if indices is None else indices
+    if len(indices) != 1 + ranks:
+        raise ValueError(f"a thinker and {ranks} performer ranks need {1 + ranks} devices, not {len(indices)}")
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"devices {list(indices)}: one is named twice; thinker and ranks each need their own")
+    if missing := [i for i in indices if not 0 <= i < len(available)]:
         raise ValueError(
-            f"a thinker and {ranks} performer ranks need {1 + ranks} devices, here are {len(available)}: take fewer "
-            "ranks, or --placement unified"
+            f"a thinker and {ranks} performer ranks need devices {list(indices)}; here are {len(available)}, so "
+            f"{missing} are missing: take fewer ranks, or --placement unified"
         )
-    return Devices(available[0], tuple(available[1 : 1 + ranks]))
+    thinker, *performer = (available[i] for i in indices)
+    return Devices(thinker, tuple(performer))

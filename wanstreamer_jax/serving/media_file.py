@@ -23,9 +23,10 @@ from wanstreamer_jax.media.output import PendingFile
 from wanstreamer_jax.media.reader import MediaReader, MediaUnit, open_media
 from wanstreamer_jax.media.subtitles import SubtitleWriter
 from wanstreamer_jax.media.writer import MediaWriter
-from wanstreamer_jax.parallel.mesh import choose_devices
+from wanstreamer_jax.parallel.mesh import Devices
 from wanstreamer_jax.serving.report import CompileCounter, Latencies
 from wanstreamer_jax.serving.world_file import Setting, make_start
+from wanstreamer_jax.stream.executables import beside_compilation_cache
 from wanstreamer_jax.stream.placement import HistoryFullError, Placement, Reply, Split, Unified
 from wanstreamer_jax.stream.types import Observation
 from wanstreamer_jax.stream.worker import Event, write_trace
@@ -43,7 +44,7 @@ class Job:
     subtitles: Path | None = None
     trace: Path | None = None
     seed: int = 0
-    ranks: int | None = None  # of the performer; None: thinker and performer on one device
+    devices: Devices | None = None  # None: thinker and performer share one
 
 
 def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
@@ -51,7 +52,7 @@ def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
 
     Raises:
         MediaError: the source cannot be read, or an output cannot be written. No output is left behind.
-        ValueError: the setting does not fit the agent, or the ranks do not fit the devices.
+        ValueError: the setting does not fit the agent.
         StepError: a step raised or stalled. No output is left behind.
     """
     config = agent.config
@@ -61,18 +62,21 @@ def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
         subtitles = stack.enter_context(SubtitleWriter(job.subtitles, job.source)) if job.subtitles else None
         report, trace = (_pending(stack, path, job.source) for path in (job.report, job.trace))
         events: list[Event] = []
-        placement = _placed(agent, job.ranks, events if trace else None)
+        placement = _placed(agent, job.devices, events if trace else None)
         stack.callback(placement.close)
-        run = _Run(agent, placement, _warmed_up(agent, placement, setting, job.seed))
+        compiled = _warmed_up(agent, placement, setting, job.seed)
+        stack.callback(compiled.close)
+        run = _Run(agent, placement, compiled)
         events.clear()
         finished = _live_through(run, media, writer, subtitles)
+        said = run.report(media)
         if report:
-            report.part.write_text(json.dumps(run.report(media), indent=2, ensure_ascii=False) + "\n", "utf-8")
+            report.part.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
             report.commit()
         if trace:
             write_trace(trace.part, events)
             trace.commit()
-    print(run.words(job, media), file=sys.stderr)
+    print(_in_words(job.reply, said), file=sys.stderr)
     return finished
 
 
@@ -85,11 +89,11 @@ def _pending(stack: ExitStack, path: Path | None, source: Path) -> PendingFile |
     return pending
 
 
-def _placed(agent: Agent, ranks: int | None, events: list[Event] | None) -> Placement:
-    if ranks is None:
-        return Unified(agent.config, agent.params, events)
-    devices = choose_devices(ranks, agent.config.transformer.kv_heads)
-    return Split(agent.config, agent.params, devices, events)
+def _placed(agent: Agent, devices: Devices | None, events: list[Event] | None) -> Placement:
+    executables = beside_compilation_cache(agent.config)
+    if devices is None:
+        return Unified(agent.config, agent.params, events, executables)
+    return Split(agent.config, agent.params, devices, events, executables)
 
 
 def _warmed_up(agent: Agent, placement: Placement, setting: Setting, seed: int) -> CompileCounter:
@@ -182,12 +186,12 @@ class _Run:
             "bytes_per_session": self._placement.bytes_per_session,
         }
 
-    def words(self, job: Job, media: MediaReader) -> str:
-        report = self.report(media)
-        self._compiled.close()
-        unit_ms = report["latency_ms"].get("signal_to_signal", {"p50": 0.0, "p95": 0.0})
-        concealed = f", {media.n_concealed} damaged pieces concealed" if media.n_concealed else ""
-        return (
-            f"{job.reply}: {report['seconds']} s at {self._agent.config.picture}; a unit of {UNIT_MS} ms took "
-            f"{unit_ms['p50']:.0f} ms (p95 {unit_ms['p95']:.0f}), {report['late_units']} late{concealed}"
-        )
+
+def _in_words(reply: Path, report: dict[str, Any]) -> str:
+    """A report as one line."""
+    (width, height), unit_ms = report["picture"], report["latency_ms"].get("signal_to_signal", {"p50": 0.0, "p95": 0.0})
+    concealed = f", {report['concealed']} damaged pieces concealed" if report["concealed"] else ""
+    return (
+        f"{reply}: {report['seconds']} s at {width}x{height}; a unit of {UNIT_MS} ms took {unit_ms['p50']:.0f} ms "
+        f"(p95 {unit_ms['p95']:.0f}), {report['late_units']} late{concealed}"
+    )
