@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, Int
 TILE = 128  # rows of queries that a block of the kernel takes
 MIN_CHUNK = 512  # slots; a shorter chunk is over before it pays for its merge
 NEARLY = 0.85  # of the best; FlashAttention's choice of splits is content with it too
-HIDDEN = -1e30
+HIDDEN = -1e30  # as in `attention`
 
 
 class Chip(NamedTuple):
@@ -47,7 +47,7 @@ class Chip(NamedTuple):
 def chip() -> Chip | None:
     """The NVIDIA GPU of this process (all are taken to be alike); None without one that the kernel runs on."""
     try:
-        device = jax.devices("cuda")[0]
+        device = jax.local_devices(backend="cuda")[0]
     except RuntimeError:
         return None
     generation = int(device.compute_capability.split(".")[0])
@@ -80,9 +80,10 @@ def n_splits(rows: int, heads: int, slots: int, processors: int) -> int:
     """Into how many equal chunks to split a history of `slots`, for `rows` of queries on each of `heads` key heads.
 
     Blocks (tiles x heads x splits) run in waves of `processors`, each over 1 / splits of the slots, so the time goes
-    as waves / splits. The answer is the smallest number that is nearly the best, since merging costs too; it divides
-    `slots`, for a view cannot have a shorter last chunk. It comes from the capacity, not from the valid length, which
-    a program does not know when it is compiled: a history that is half full takes as long as a full one at most.
+    as waves / splits. The answer is the smallest number that is nearly the best, since merging costs too. It divides
+    `slots`, for a view cannot have a shorter last chunk: a capacity with small factors can be split well, 2 x a prime
+    hardly. It comes from the capacity, not from the valid length, which is not known when a program is compiled: a
+    history that is half full takes as long as a full one at most.
     """
     blocks = -(-rows // TILE) * heads
     choices = [n for n in range(1, processors + 1) if slots % n == 0 and slots // n >= MIN_CHUNK] or [1]
