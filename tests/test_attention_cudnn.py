@@ -1,5 +1,6 @@
 """Attention on an NVIDIA GPU: what is compiled for it, the arithmetic around the kernel, the kernel itself."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -16,9 +17,15 @@ from hypothesis import strategies as st
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AxisType, PartitionSpec
 
+from tests.small import small_config
 from wanstreamer_jax import attention, attention_cudnn
 from wanstreamer_jax.attention import attend, attend_slots
 from wanstreamer_jax.attention_cudnn import Chip, attend_split, n_splits, serves
+from wanstreamer_jax.cache import Slice, init_history
+from wanstreamer_jax.config import HistoryConfig
+from wanstreamer_jax.model import init_params
+from wanstreamer_jax.stream import steps
+from wanstreamer_jax.stream.types import Beat
 
 H200 = Chip(processors=132, max_head_size=256)
 NO_GPU = 77  # exit status, as autotools has it for a skipped test
@@ -88,6 +95,20 @@ def test_ranks_compile_a_plain_call(gpu):
     text = lowered("cuda", of_ranks, shapes(N=16, K=8))
     assert "@__cudnn$fmhaSoftmax(" in text
     assert "CustomSPMDPartitioning" not in text
+
+
+def test_every_layer_of_every_solver_step_calls_the_kernel(gpu):
+    base = small_config(history=HistoryConfig(n_tokens=3000))
+    config = dataclasses.replace(base, transformer=dataclasses.replace(base.transformer, dtype="bfloat16"))
+    model, keys = config.transformer, jax.random.split(jax.random.key(0), 1)
+    params = jax.eval_shape(lambda: init_params(config, 0))
+    history = jax.eval_shape(lambda: init_history(config, 1))
+    kv = jnp.zeros((1, model.layers, 2, model.kv_heads, config.layout.n_slice, model.head_size), model.dtype)
+    beat = Beat(jnp.zeros(1, jnp.int32), jnp.zeros((1, model.head_size // 2)), keys)
+    args = (params, history, Slice(kv, beat.unit), steps.draw_noise(config, keys), beat)
+    text = lowered("cuda", partial(steps.perform, config), args)
+    assert text.count("@__cudnn$fmhaSoftmax(") == model.layers * config.flow.solver_steps
+    assert operations(text, history.k[0].size) == {"stablehlo.reshape", "stablehlo.dynamic_update_slice"}
 
 
 def plain_kernel(q, k, v, length):
