@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.layers import rope_angles, rope_frequencies
@@ -122,10 +122,22 @@ def _parts(config: Config, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
     }
 
 
+class _Draws(nnx.Rngs):
+    """A key for every array, made on the host: made in the program, the keys take as long to compile as the draws."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self._seeds = np.random.SeedSequence(seed)
+
+    def params(self) -> Key[Array, ""]:
+        """The next key; of rbg, since threefry takes minutes to compile for so many arrays."""
+        (seeds,) = self._seeds.spawn(1)
+        return jax.random.wrap_key_data(jnp.asarray(seeds.generate_state(4)), impl="rbg")
+
+
 def init_params(config: Config, seed: int) -> Params:
     """Fresh parameters of the four parts, each a plain nested dict; run it under jit or `jax.eval_shape`."""
-    rngs = nnx.Rngs(jax.random.key(seed, impl="rbg"))  # threefry takes minutes to compile for so many arrays
-    params = {name: nnx.to_pure_dict(nnx.state(part)) for name, part in _parts(config, rngs).items()}
+    params = {name: nnx.to_pure_dict(nnx.state(part)) for name, part in _parts(config, _Draws(seed)).items()}
     dtype = config.transformer.dtype
     params["transformer"] = jax.tree.map(lambda x: x.astype(dtype), params["transformer"])
     return params

@@ -15,7 +15,7 @@ B sessions.
 
 import functools
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from wanstreamer_jax.model import Latents, Params
 from wanstreamer_jax.parallel.mesh import AXIS, Devices
 from wanstreamer_jax.parallel.ulysses import Ulysses, Whole
 from wanstreamer_jax.stream import steps
+from wanstreamer_jax.stream.executables import Executables
 from wanstreamer_jax.stream.types import Beat, Observation, SessionState, Thought
 from wanstreamer_jax.stream.worker import Event, Worker
 from wanstreamer_jax.stream.world import World
@@ -78,6 +79,11 @@ def start_angles(config: Config, positions: np.ndarray) -> Float[np.ndarray, "B 
     return rope_angles(everywhere, rope_frequencies(t.head_size, t.rope_theta), t.rope_sections)
 
 
+def keep(executables: Executables | None, devices: Sequence[jax.Device], name: str, jitted: Any) -> Callable[..., Any]:
+    """A jitted step; with `executables`, one that is loaded where it was compiled before."""
+    return executables.step(name, jitted, devices) if executables else jitted
+
+
 class Placement:
     """B sessions. `begin` them, then `step` through their units one by one, or `stream` many; `close` at the end.
 
@@ -87,14 +93,15 @@ class Placement:
     _params: Params
     _state: SessionState
 
-    def __init__(self, config: Config, thinker: Worker, performer: Worker):
+    def __init__(self, config: Config, thinker: Worker, performer: Worker, kept: Callable[[str, Any], Any]):
+        """`kept` makes a step of the thinker of a name and a jitted function."""
         self.config = config
         self._thinker, self._performer = thinker, performer
-        # The thinker's jits. What a step replaces is donated to it; parameters never are.
-        self._jit_begin = jax.jit(functools.partial(steps.begin, config))
-        self._jit_observe = jax.jit(functools.partial(steps.observe, config), donate_argnums=1)
-        self._jit_think = jax.jit(functools.partial(steps.think, config))
-        self._jit_render = jax.jit(functools.partial(steps.render, config), donate_argnums=(1, 2))
+        # What a step replaces is donated to it; parameters never are.
+        self._jit_begin = kept("begin", jax.jit(functools.partial(steps.begin, config)))
+        self._jit_observe = kept("observe", jax.jit(functools.partial(steps.observe, config), donate_argnums=1))
+        self._jit_think = kept("think", jax.jit(functools.partial(steps.think, config)))
+        self._jit_render = kept("render", jax.jit(functools.partial(steps.render, config), donate_argnums=(1, 2)))
 
     def begin(self, start: Start) -> None:
         """Prefill the worlds of B sessions."""
@@ -227,13 +234,23 @@ class Placement:
 class Unified(Placement):
     """All on one device, one step after the other; thinker and performer share the history."""
 
-    def __init__(self, config: Config, params: Params, events: list[Event] | None = None):
-        """Put the parameters on the device. `events`, if given, collects every step that is run."""
+    def __init__(
+        self,
+        config: Config,
+        params: Params,
+        events: list[Event] | None = None,
+        executables: Executables | None = None,
+    ):
+        """Put the parameters on the device.
+
+        `events`, if given, collects every step that is run; `executables` keeps compiled steps for the next run.
+        """
         worker = Worker("thinker and performer", events)
-        super().__init__(config, worker, worker)
+        kept = functools.partial(keep, executables, jax.devices()[:1])
+        super().__init__(config, worker, worker, kept)
         self._params = jax.device_put(params)
-        self._jit_noise = jax.jit(functools.partial(steps.unit_noise, config))
-        self._jit_perform = jax.jit(functools.partial(steps.perform, config), donate_argnums=1)
+        self._jit_noise = kept("noise", jax.jit(functools.partial(steps.unit_noise, config)))
+        self._jit_perform = kept("perform", jax.jit(functools.partial(steps.perform, config), donate_argnums=1))
 
     @property
     def name(self) -> str:
@@ -261,9 +278,21 @@ class Split(Placement):
     its heads of a slice; one rank alone runs the program of `Unified`.
     """
 
-    def __init__(self, config: Config, params: Params, devices: Devices, events: list[Event] | None = None):
-        """Put the parameters on the devices. `events`, if given, collects every step that is run."""
-        super().__init__(config, Worker("thinker", events), Worker("performer", events))
+    def __init__(
+        self,
+        config: Config,
+        params: Params,
+        devices: Devices,
+        events: list[Event] | None = None,
+        executables: Executables | None = None,
+    ):
+        """Put the parameters on the devices.
+
+        `events`, if given, collects every step that is run; `executables` keeps compiled steps for the next run.
+        """
+        thinking = functools.partial(keep, executables, [devices.thinker])
+        performing = functools.partial(keep, executables, devices.performer)
+        super().__init__(config, Worker("thinker", events), Worker("performer", events), thinking)
         mesh, ranks = devices.performer_mesh(), len(devices.performer)
         everywhere, heads = PartitionSpec(), PartitionSpec(None, AXIS)
         self._on_thinker, self._on_ranks = devices.thinker_sharding(), NamedSharding(mesh, everywhere)
@@ -279,9 +308,11 @@ class Split(Placement):
             perform = jax.shard_map(
                 perform, mesh=mesh, in_specs=specs, out_specs=(everywhere, history), check_vma=False
             )
-        self._jit_commit = jax.jit(functools.partial(append, ring=config.history.n_tokens), donate_argnums=0)
-        self._jit_noise = jax.jit(functools.partial(steps.unit_noise, config), out_shardings=self._on_ranks)
-        self._jit_perform = jax.jit(perform, donate_argnums=1)
+        commit = functools.partial(append, ring=config.history.n_tokens)
+        noise = functools.partial(steps.unit_noise, config)
+        self._jit_commit = thinking("commit", jax.jit(commit, donate_argnums=0))
+        self._jit_noise = performing("noise", jax.jit(noise, out_shardings=self._on_ranks))
+        self._jit_perform = performing("perform", jax.jit(perform, donate_argnums=1))
 
     def begin(self, start: Start) -> None:
         """Prefill on the thinker; the performer is sent the history once."""
