@@ -2,7 +2,7 @@
 
     python benchmarks/placement.py                                  all four, about five minutes on two cores
     python benchmarks/placement.py --only overlap                   split against unified, both streaming
-    python benchmarks/placement.py --only exchange                  the performer over 2, 4 and 8 ranks, four ways
+    python benchmarks/placement.py --only exchange                  the performer over 2, 4 and 8 ranks, five ways
     python benchmarks/placement.py --only published                 the same from programs at a published size, not run
     python benchmarks/placement.py --only flat --units 10000        the last thousand units against the first
 

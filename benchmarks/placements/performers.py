@@ -59,7 +59,8 @@ def full_inputs(config: Config, params: Params) -> Inputs:
     history = History(k, v, jnp.array([config.n_world]), jnp.array([n_units * layout.n_slice]))
     new = jax.random.normal(next(keys), (1, t.layers, 2, t.kv_heads, layout.n_slice, t.head_size), t.dtype)
     start = start_angles(config, np.array([config.n_world + n_units * layout.advance]))
-    beat = Beat(jnp.array([n_units]), jnp.asarray(start), jax.random.key(1)[None])
+    answered = jnp.ones(1, bool)
+    beat = Beat(jnp.array([n_units]), answered=answered, start=jnp.asarray(start), key=jax.random.key(1)[None])
     noise = steps.unit_noise(config, beat)
     return Inputs({"transformer": params["transformer"]}, history, Slice(new, jnp.array([layout.n_slice])), noise, beat)
 
