@@ -93,6 +93,7 @@ def beat(config: Config, unit: int, worlds_end, seed=3) -> Beat:
     ends = np.asarray(worlds_end)
     return Beat(
         unit=jnp.full(len(ends), unit, jnp.int32),
+        answered=jnp.full(len(ends), unit > 0),
         start=angles_at(config, ends + unit * config.layout.advance),
         key=jax.random.split(jax.random.key(seed), len(ends)),
     )

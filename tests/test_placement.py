@@ -104,7 +104,7 @@ def lowered_perform(ranks):
     thought = jax.eval_shape(placement._jit_think, placement._params, state.history, observed, state.response, beat)
     noise = jax.eval_shape(placement._jit_noise, beat)
     args = (placement._performer_params, history, thought.new, noise, jax.device_put(beat, placement._on_ranks))
-    lowered = placement._jit_perform.lower(*args)
+    lowered = placement._jit_perform(CONFIG.flow.solver_steps).lower(*args)
     placement.close()
     return lowered, history
 
@@ -192,7 +192,7 @@ def test_a_step_that_raises_ends_the_session_with_its_name(name):
     def fail(*_):
         raise FloatingPointError("on purpose")
 
-    setattr(placement, f"_jit_{name}", fail)
+    setattr(placement, f"_jit_{name}", fail if name != "perform" else lambda _: fail)
     with pytest.raises(StepError, match=f"{name} of unit 1 failed .*on purpose"):
         placement.step(small.observations(CONFIG, 1)[0])
     placement.close()
@@ -206,10 +206,39 @@ def test_a_step_that_stalls_is_not_waited_for_without_end(name):
     release = threading.Event()
     for worker in (placement._thinker, placement._performer):
         worker._stalled_s = 0.3
-    setattr(placement, f"_jit_{name}", lambda *_: release.wait(20))
+    stall = lambda *_: release.wait(20)  # noqa: E731
+    setattr(placement, f"_jit_{name}", stall if name != "perform" else lambda _: stall)
     with pytest.raises(StepError, match=f"{name} of unit 1 has not ended in 0.3 s"):
         placement.step(small.observations(CONFIG, 1)[0])
     release.set()
+    placement.close()
+
+
+@pytest.mark.parametrize("placed", [lambda: Unified(CONFIG, small.small_params(CONFIG)), lambda: split(2)])
+def test_a_skipped_unit_leaves_time_and_no_response(placed):
+    """Skipping unit 2 of sessions is living units 0, 1 and 3 at their times, with nothing between."""
+    placement, seen = placed(), small.observations(CONFIG, 4)
+    placement.begin(start())
+    first = [placement.step(u) for u in seen[:2]]
+    before = placement._n_tokens.copy()
+    placement.skip()
+    reply = placement.step(seen[3])
+    assert [r.unit for r in (*first, reply)] == [0, 1, 3]
+    written = [len(text) + 1 for text in reply.text]
+    layout = CONFIG.layout
+    least = layout.n_user_media + np.asarray(seen[3].n_text) + np.minimum(written, layout.max_agent_text)
+    grown = placement._n_tokens - before
+    assert np.all(grown >= least - 1)
+    assert np.all(grown <= least)
+    placement.close()
+
+
+def test_solver_steps_may_change_from_unit_to_unit(unified):
+    placement, seen = Unified(CONFIG, small.small_params(CONFIG)), small.observations(CONFIG, 3)
+    placement.begin(start())
+    same, fewer = placement.step(seen[0]), placement.step(seen[1], solver_steps=1)
+    np.testing.assert_array_equal(same.frames, unified[0][0].frames)
+    assert np.any(fewer.frames != unified[0][1].frames)
     placement.close()
 
 

@@ -13,6 +13,7 @@ Both live through a unit in the same order, and `stream` overlaps what two devic
 B sessions.
 """
 
+import dataclasses
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, UInt8
 
 from wanstreamer_jax.cache import History, Slice, append
@@ -38,6 +39,8 @@ from wanstreamer_jax.stream.worker import Event, Worker
 from wanstreamer_jax.stream.world import World
 from wanstreamer_jax.vae.causal import reset_sessions
 
+EVERYWHERE, HEADS = PartitionSpec(), PartitionSpec(None, AXIS)
+SLICE_HEADS = PartitionSpec(None, None, None, AXIS)
 STEPS = ("observe", "think", "perform", "render")
 
 
@@ -108,6 +111,7 @@ class Placement:
         self._state = self._thinker.run("begin", 0, self._jit_begin, self._params, start.world).result
         self._world_end = start.world_end
         self._age = np.zeros(len(start.seeds), np.int64)  # units that each session has lived
+        self._answered = np.zeros(len(start.seeds), bool)  # whether the last unit has a response
         self._n_tokens = np.zeros(len(start.seeds), np.int64)
         self._keys = jnp.stack([jax.random.key(seed) for seed in start.seeds])
         self._unit = 0
@@ -118,28 +122,36 @@ class Placement:
         self._state = reset_sessions(self._state, fresh, jnp.asarray(ended))
         self._world_end = np.where(ended, start.world_end, self._world_end)
         self._age, self._n_tokens = np.where(ended, 0, self._age), np.where(ended, 0, self._n_tokens)
+        self._answered = self._answered & ~ended
         keys = jnp.stack([jax.random.key(seed) for seed in start.seeds])
         self._keys = reset_sessions(self._keys, keys, jnp.asarray(ended))
 
-    def step(self, seen: Observation) -> Reply:
-        """Live through one unit.
+    def step(self, seen: Observation, solver_steps: int | None = None) -> Reply:
+        """Live through one unit, if wanted with another number of solver steps than the configuration's.
 
         Raises:
             HistoryFullError: the policy is `full` and the next unit might not fit.
         """
-        return next(self.stream([seen]))
+        return next(self.stream([seen], solver_steps))
 
-    def stream(self, units: Iterable[Observation]) -> Iterator[Reply]:
+    def skip(self) -> None:
+        """Let a unit pass unlived: time goes on, and the next unit finds no response to it."""
+        self._answered[:] = False
+        self._age += 1
+        self._unit += 1
+
+    def stream(self, units: Iterable[Observation], solver_steps: int | None = None) -> Iterator[Reply]:
         """Live through units; the reply to one comes while the next is being performed.
 
         Raises:
             HistoryFullError: the policy is `full` and the next unit might not fit; every reply has been given.
         """
+        solver_steps = solver_steps or self.config.flow.solver_steps
         performing, is_full = None, False
         for seen in units:
             if is_full := not self._has_room():
                 break
-            following = self._think_and_send(seen, performing)
+            following = self._think_and_send(seen, performing, solver_steps)
             if performing is not None:
                 yield self._render(performing)
             performing = following
@@ -175,10 +187,10 @@ class Placement:
         """All arrays of the sessions."""
 
     @abstractmethod
-    def _perform(self, thought: Thought, beat: Beat) -> Future:
+    def _perform(self, thought: Thought, beat: Beat, solver_steps: int) -> Future:
         """Have a unit's latents made, and its slice committed."""
 
-    def _think_and_send(self, seen: Observation, last: Performing | None) -> Performing:
+    def _think_and_send(self, seen: Observation, last: Performing | None, solver_steps: int) -> Performing:
         params, unit, thinker, step_ms = self._params, self._unit, self._thinker, {}
         beat = self._beat()
         (observed, hearing), step_ms["observe"] = thinker.run(
@@ -191,8 +203,9 @@ class Placement:
         thought, step_ms["think"] = thinker.run(
             "think", unit, self._jit_think, params, history, observed, response, beat
         )
-        performing = Performing(unit, thought, self._perform(thought, beat), step_ms)
+        performing = Performing(unit, thought, self._perform(thought, beat, solver_steps), step_ms)
         self._n_tokens += np.asarray(thought.new.n_tokens)
+        self._answered[:] = True
         self._age += 1
         self._unit += 1
         return performing
@@ -217,7 +230,7 @@ class Placement:
     def _beat(self) -> Beat:
         positions = self._world_end + self._age * self.config.layout.advance
         angles = start_angles(self.config, positions)
-        return Beat(jnp.asarray(self._age, jnp.int32), jnp.asarray(angles), self._keys)
+        return Beat(jnp.asarray(self._age, jnp.int32), jnp.asarray(self._answered), jnp.asarray(angles), self._keys)
 
     def _has_room(self) -> bool:
         history, held = self.config.history, int(self._n_tokens.max())
@@ -250,7 +263,7 @@ class Unified(Placement):
         super().__init__(config, worker, worker, kept)
         self._params = jax.device_put(params)
         self._jit_noise = kept("noise", jax.jit(functools.partial(steps.unit_noise, config)))
-        self._jit_perform = kept("perform", jax.jit(functools.partial(steps.perform, config), donate_argnums=1))
+        self._jit_perform = functools.cache(functools.partial(performer_program, config, None, kept))
 
     @property
     def name(self) -> str:
@@ -260,13 +273,14 @@ class Unified(Placement):
     def _held(self) -> Any:
         return self._state
 
-    def _perform(self, thought: Thought, beat: Beat) -> Future:
-        return self._performer.submit("perform", self._unit, self._make, thought.new, beat)
+    def _perform(self, thought: Thought, beat: Beat, solver_steps: int) -> Future:
+        perform = self._jit_perform(solver_steps)
+        return self._performer.submit("perform", self._unit, self._make, perform, thought.new, beat)
 
-    def _make(self, new: Slice, beat: Beat) -> Latents:
+    def _make(self, perform: Any, new: Slice, beat: Beat) -> Latents:
         # The one thread runs steps in order, so that nobody sees the state between its history and the next.
         noise, history = self._jit_noise(beat), self._state.history
-        latents, history = self._jit_perform(self._params, history, new, noise, beat)
+        latents, history = perform(self._params, history, new, noise, beat)
         self._state = self._state._replace(history=history)
         return latents
 
@@ -293,26 +307,16 @@ class Split(Placement):
         thinking = functools.partial(keep, executables, [devices.thinker])
         performing = functools.partial(keep, executables, devices.performer)
         super().__init__(config, Worker("thinker", events), Worker("performer", events), thinking)
-        mesh, ranks = devices.performer_mesh(), len(devices.performer)
-        everywhere, heads = PartitionSpec(), PartitionSpec(None, AXIS)
-        self._on_thinker, self._on_ranks = devices.thinker_sharding(), NamedSharding(mesh, everywhere)
-        self._by_heads = NamedSharding(mesh, heads)
-        self._slice_by_heads = NamedSharding(mesh, PartitionSpec(None, None, None, AXIS))
+        mesh = devices.performer_mesh()
+        self._on_thinker, self._on_ranks = devices.thinker_sharding(), NamedSharding(mesh, EVERYWHERE)
+        self._by_heads, self._slice_by_heads = NamedSharding(mesh, HEADS), NamedSharding(mesh, SLICE_HEADS)
         self._params = jax.device_put(params, self._on_thinker)
         self._performer_params = jax.device_put({"transformer": params["transformer"]}, self._on_ranks)
-        perform: Any = functools.partial(steps.perform, config, split=performer_split(config, ranks))
-        if ranks > 1:
-            history = History(heads, heads, everywhere, everywhere)  # type: ignore[arg-type]
-            new = Slice(self._slice_by_heads.spec, everywhere)  # type: ignore[arg-type]
-            specs = (everywhere, history, new, everywhere, everywhere)
-            perform = jax.shard_map(
-                perform, mesh=mesh, in_specs=specs, out_specs=(everywhere, history), check_vma=False
-            )
         commit = functools.partial(append, ring=config.history.n_tokens)
         noise = functools.partial(steps.unit_noise, config)
         self._jit_commit = thinking("commit", jax.jit(commit, donate_argnums=0))
         self._jit_noise = performing("noise", jax.jit(noise, out_shardings=self._on_ranks))
-        self._jit_perform = performing("perform", jax.jit(perform, donate_argnums=1))
+        self._jit_perform = functools.cache(functools.partial(performer_program, config, mesh, performing))
 
     def begin(self, start: Start) -> None:
         """Prefill on the thinker; the performer is sent the history once."""
@@ -342,20 +346,34 @@ class Split(Placement):
     def _held(self) -> Any:
         return self._state, self._history
 
-    def _perform(self, thought: Thought, beat: Beat) -> Future:
+    def _perform(self, thought: Thought, beat: Beat, solver_steps: int) -> Future:
         new = Slice(
             jax.device_put(thought.new.kv, self._slice_by_heads), jax.device_put(thought.new.n_tokens, self._on_ranks)
         )
-        performing = self._performer.submit("perform", self._unit, self._make, new, beat)
+        perform = self._jit_perform(solver_steps)
+        performing = self._performer.submit("perform", self._unit, self._make, perform, new, beat)
         history, _ = self._thinker.run("commit", self._unit, self._jit_commit, self._state.history, thought.new)
         self._state = self._state._replace(history=history)
         return performing
 
-    def _make(self, new: Slice, beat: Beat) -> Latents:
+    def _make(self, perform: Any, new: Slice, beat: Beat) -> Latents:
         beat = jax.device_put(beat, self._on_ranks)
         noise = self._jit_noise(beat)
-        latents, self._history = self._jit_perform(self._performer_params, self._history, new, noise, beat)
+        latents, self._history = perform(self._performer_params, self._history, new, noise, beat)
         return jax.device_put(latents, self._on_thinker)
+
+
+def performer_program(config: Config, mesh: Mesh | None, kept: Callable[[str, Any], Any], solver_steps: int) -> Any:
+    """`perform` with so many solver steps, jitted, over the ranks of a mesh; without one, where its arguments are."""
+    config = dataclasses.replace(config, flow=dataclasses.replace(config.flow, solver_steps=solver_steps))
+    ranks = 1 if mesh is None else mesh.size
+    perform: Any = functools.partial(steps.perform, config, split=performer_split(config, ranks))
+    if ranks > 1:
+        history = History(HEADS, HEADS, EVERYWHERE, EVERYWHERE)  # type: ignore[arg-type]
+        new = Slice(SLICE_HEADS, EVERYWHERE)  # type: ignore[arg-type]
+        specs = (EVERYWHERE, history, new, EVERYWHERE, EVERYWHERE)
+        perform = jax.shard_map(perform, mesh=mesh, in_specs=specs, out_specs=(EVERYWHERE, history), check_vma=False)
+    return kept(f"perform{solver_steps}", jax.jit(perform, donate_argnums=1))
 
 
 def performer_split(config: Config, ranks: int) -> Whole:

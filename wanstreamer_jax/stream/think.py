@@ -63,7 +63,7 @@ def think(
 
 
 def pack_observed(model: WanStreamer, observed: Observed, response: Latents, beat: Beat) -> Packed:
-    """The tokens of a commit: latents y_{k-1} (none before unit 0), user text, user audio and video."""
+    """The tokens of a commit: latents y_{k-1} (where there are), user text, user audio and video."""
     layout, batch = model.config.layout, observed.n_text.shape[0]
     before = layout.agent_media_positions() - np.array([layout.advance, layout.advance, layout.advance])
     positions = np.concatenate([before, layout.user_text_positions(), layout.user_media_positions()])
@@ -71,7 +71,7 @@ def pack_observed(model: WanStreamer, observed: Observed, response: Latents, bea
     x = jnp.concatenate([model.embed_latents(response), text, observed.media], axis=1)
     valid = jnp.concatenate(
         [
-            jnp.broadcast_to(beat.unit[:, None] > 0, (batch, layout.n_agent_media)),
+            jnp.broadcast_to(beat.answered[:, None], (batch, layout.n_agent_media)),
             jnp.arange(layout.max_user_text) < observed.n_text[:, None],
             jnp.ones((batch, layout.n_user_media), bool),
         ],

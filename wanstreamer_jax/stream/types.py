@@ -5,7 +5,7 @@ B sessions, T tokens, D width, G rotary angles (half a head).
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from wanstreamer_jax.cache import History, Slice
 from wanstreamer_jax.model import Latents
@@ -29,9 +29,13 @@ class Observed(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """Which unit it is, for each session: its number, the angles of its position, the session's random key."""
+    """Which unit it is, for each session: its number, the angles of its position, the session's random key.
+
+    `answered`: whether the unit before has a response; not before unit 0, nor after a unit that was skipped.
+    """
 
     unit: Int[Array, " B"]
+    answered: Bool[Array, " B"]
     start: Float[Array, "B G"]
     key: Key[Array, " B"]
 
