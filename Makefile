@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 # Comparisons with the public models need torch, on CPU only. Where the registry's build carries CUDA and is too large:
-#   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+#   make test TORCH='torch==2.13.0 --index-url ADDRESS', the address of PyTorch's CPU builds
 TORCH ?= torch==2.13.0
 
 .PHONY: help test demo figures clean

@@ -1,5 +1,6 @@
 """Draw the pictures of docs/: `make figures`. Each is drawn from the code it explains, not beside it."""
 
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -97,6 +98,16 @@ BEAT = [
 ROWS = {"user": "#2f6fb0", "thinker": "#5a9e6f", "performer": "#8d6bb8", "agent": "#d9731a"}
 
 
+TRACED = range(40, 44)  # units of the trace that are drawn
+STEP_COLOURS = {
+    "observe": "#2f6fb0",
+    "think": "#5a9e6f",
+    "commit": "#9aa0a6",
+    "perform": "#8d6bb8",
+    "render": "#d9731a",
+}
+
+
 def beat(path: Path) -> None:
     """The order of a beat: what runs where, and what passes between."""
     figure, axes = plt.subplots(figsize=(11, 2.9))
@@ -116,6 +127,25 @@ def beat(path: Path) -> None:
     save(figure, path)
 
 
+def trace(source: Path, path: Path) -> None:
+    """Some units of a trace that `serve.py --trace` wrote: a row for the thinker, a row for the performer."""
+    events = json.loads(source.read_text())["traceEvents"]
+    rows = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
+    spans = [e for e in events if e["ph"] == "X" and int(e["name"].split()[1]) in TRACED]
+    origin = min(e["ts"] for e in spans)
+    figure, axes = plt.subplots(figsize=(11, 1.9))
+    for e in spans:
+        start, length, unit = (e["ts"] - origin) / 1000, e["dur"] / 1000, int(e["name"].split()[1])
+        shade = STEP_COLOURS[e["cat"]]
+        axes.barh(-e["tid"], length, left=start, height=0.7, color=shade, edgecolor="white", alpha=1 - 0.3 * (unit % 2))
+        if length > 7:
+            axes.text(start + length / 2, -e["tid"], e["name"], ha="center", va="center", fontsize=6.5, color="white")
+    axes.set(yticks=[-tid for tid in rows], yticklabels=list(rows.values()), xlabel="ms")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0)
+    save(figure, path)
+
+
 def save(figure, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
@@ -129,6 +159,7 @@ def main() -> None:
     attention_rule(3, None, HERE / "attention_three_units.svg")
     attention_rule(3, 12, HERE / "attention_window.svg")
     beat(HERE / "beat.svg")
+    trace(HERE / "trace_split.json", HERE / "trace_split.svg")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Slice(NamedTuple):
 def init_history(config: Config, batch: int) -> History:
     """An empty history for `batch` sessions."""
     model = config.transformer
-    shape = (batch, model.kv_heads, config.n_world + config.history.n_tokens, model.head_size)
+    shape = (batch, model.kv_heads, config.n_slots, model.head_size)
 
     def layers() -> Layers:
         return tuple(jnp.zeros(shape, model.dtype) for _ in range(model.layers))

@@ -16,6 +16,8 @@ from wanstreamer_jax.timeline import (
     UnitLayout,
 )
 
+LONG_HISTORY, SLOT_MULTIPLE = 16_384, 1024  # slots
+
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -167,6 +169,15 @@ class Config:
     def n_world(self) -> int:
         """Most tokens of a world: persona text, voice sample, portrait."""
         return self.world.max_text + self.world.max_voice + self.picture.n_tokens
+
+    @property
+    def n_slots(self) -> int:
+        """Slots of a session's history: the world, then the ring; a long one is rounded up.
+
+        GPU kernels work on a long history in equal chunks, and can only if there is a number that divides it.
+        """
+        n = self.n_world + self.history.n_tokens
+        return n if n < LONG_HISTORY else -(-n // SLOT_MULTIPLE) * SLOT_MULTIPLE
 
     @property
     def video_token_channels(self) -> int:

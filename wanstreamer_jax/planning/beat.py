@@ -13,7 +13,7 @@ While the performer works, the thinker is free to render, and to observe the nex
 import dataclasses
 from typing import Literal
 
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import SLOT_MULTIPLE, Config
 from wanstreamer_jax.planning import costs
 from wanstreamer_jax.planning.hardware import BYTES, EXPECTED, GPU, PEAK
 from wanstreamer_jax.planning.roofline import (
@@ -139,9 +139,10 @@ def rank_memory(config: Config, R: int) -> Memory:
 
 def _largest_window(config: Config, memory: Memory, gpu: GPU) -> int:
     """Tokens that fit besides all that does not grow with the window; none: 0."""
-    per_token = memory.history / (config.n_world + config.history.n_tokens)
+    per_token = memory.history / config.n_slots
     room = gpu.usable_bytes - (memory.total - memory.history)
-    return max(0, int(room / per_token) - config.n_world)
+    slots = int(room / per_token) // SLOT_MULTIPLE * SLOT_MULTIPLE
+    return max(0, slots - config.n_world)
 
 
 def _weight_bytes(config: Config) -> int:
@@ -150,7 +151,7 @@ def _weight_bytes(config: Config) -> int:
 
 
 def _history_bytes(config: Config) -> int:
-    return (config.n_world + config.history.n_tokens) * kv_bytes(config.transformer)
+    return config.n_slots * kv_bytes(config.transformer)
 
 
 def _pass_bytes(config: Config, n_tokens: int) -> int:

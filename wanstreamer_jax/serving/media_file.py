@@ -99,7 +99,7 @@ def _placed(agent: Agent, devices: Devices | None, events: list[Event] | None) -
 def _warmed_up(agent: Agent, placement: Placement, setting: Setting, seed: int) -> CompileCounter:
     """Compile every step on a unit of nothing, then begin the session; what is compiled from now on is counted."""
     start = make_start(agent.config, agent.tokenizer, [setting], [seed])
-    print("compiling (the first time takes a minute or two, then it is remembered) ...", file=sys.stderr, flush=True)
+    print("compiling (slow the first time, then it is remembered) ...", file=sys.stderr, flush=True)
     placement.begin(start)
     placement.step(_observation(agent.config, None))
     placement.begin(start)
