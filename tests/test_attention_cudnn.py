@@ -104,7 +104,7 @@ def test_every_layer_of_every_solver_step_calls_the_kernel(gpu):
     params = jax.eval_shape(lambda: init_params(config, 0))
     history = jax.eval_shape(lambda: init_history(config, 1))
     kv = jnp.zeros((1, model.layers, 2, model.kv_heads, config.layout.n_slice, model.head_size), model.dtype)
-    beat = Beat(jnp.zeros(1, jnp.int32), jnp.zeros((1, model.head_size // 2)), keys)
+    beat = Beat(jnp.zeros(1, jnp.int32), jnp.zeros(1, bool), jnp.zeros((1, model.head_size // 2)), keys)
     args = (params, history, Slice(kv, beat.unit), steps.draw_noise(config, keys), beat)
     text = lowered("cuda", partial(steps.perform, config), args)
     assert text.count("@__cudnn$fmhaSoftmax(") == model.layers * config.flow.solver_steps

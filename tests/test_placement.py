@@ -198,7 +198,7 @@ def test_a_step_that_raises_ends_the_session_with_its_name(name):
     placement.close()
 
 
-@pytest.mark.parametrize("name", ["think", "perform"])
+@pytest.mark.parametrize("name", ["observe", "think", "perform", "render"])
 def test_a_step_that_stalls_is_not_waited_for_without_end(name):
     placement = split(1)
     placement.begin(start())
@@ -240,6 +240,18 @@ def test_solver_steps_may_change_from_unit_to_unit(unified):
     np.testing.assert_array_equal(same.frames, unified[0][0].frames)
     assert np.any(fewer.frames != unified[0][1].frames)
     placement.close()
+
+
+@pytest.mark.parametrize("placed", [lambda: Unified(CONFIG, small.small_params(CONFIG)), lambda: split(2)])
+def test_a_session_may_be_closed_while_a_unit_is_being_performed(placed):
+    placement = placed()
+    placement.begin(start())
+    replies = placement.stream(small.observations(CONFIG, 4))
+    assert next(replies).unit == 0  # unit 1 is on its way
+    placement.close()
+    for worker in {placement._thinker, placement._performer}:
+        worker.join(20)
+        assert not worker.is_running
 
 
 def test_closing_frees_memory():

@@ -55,7 +55,8 @@ class Worker:
         self._stalled_s = stalled_s
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         # A daemon: a step that never ends must not keep the program from ending.
-        threading.Thread(target=self._work, name=row, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name=row, daemon=True)
+        self._thread.start()
 
     def submit(self, step: str, unit: int, run: Callable[..., Any], *args: Any) -> Future:
         """Have a step run; what is returned gives `Done`."""
@@ -81,6 +82,15 @@ class Worker:
     def close(self) -> None:
         """End the thread when it has run what it was given."""
         self._tasks.put(None)
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread to end after `close`, so long at most."""
+        self._thread.join(seconds)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
