@@ -250,7 +250,7 @@ def test_a_session_may_be_closed_while_a_unit_is_being_performed(placed):
     assert next(replies).unit == 0  # unit 1 is on its way
     placement.close()
     for worker in {placement._thinker, placement._performer}:
-        worker.join(20)
+        worker.join(20.0)
         assert not worker.is_running
 
 
