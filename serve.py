@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 
@@ -104,5 +105,14 @@ def main() -> int:
         return INTERRUPTED
 
 
+def leave(code: int) -> NoReturn:
+    """End the program. After a failure at once: a step may still run, and to end the interpreter under it crashes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,6 +1,10 @@
 """`serve.py`: a media file in, a media file of the same length out; bad input is one sentence and leaves nothing."""
 
 import json
+import os
+import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -114,6 +118,23 @@ def test_interrupt_leaves_a_playable_reply(monkeypatch, clip, tmp_path):
     assert run(monkeypatch, "--input", clip, "--output", tmp_path / "reply.mp4", "--report", report) == 130
     assert len(decoded(tmp_path / "reply.mp4")[0]) == 3 * 4
     assert json.loads(report.read_text())["units"] == 3
+
+
+def test_ctrl_c_leaves_a_playable_reply(tmp_path):
+    root = Path(__file__).parents[1]
+    sample, reply = root / "wanstreamer_jax" / "assets" / "sample.mp4", tmp_path / "reply.mp4"
+    options = ["--input", sample, "--output", reply, "--preset", PRESET, "--placement", "unified"]
+    environment = {**os.environ, "PYTHONPATH": str(root), "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "serve.py", *map(str, options)]
+    with subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE) as process:
+        seen = b""
+        while not re.search(rb" [1-9]\d?/64", seen) and (chunk := os.read(process.stderr.fileno(), 4096)):
+            seen += chunk
+        process.send_signal(signal.SIGINT)
+        seen += process.stderr.read()
+    assert process.returncode == 130, seen.decode()
+    assert 4 <= len(decoded(reply)[0]) < 256
+    assert [p.name for p in tmp_path.glob("*.mp4")] == ["reply.mp4"]
 
 
 def test_a_full_history_ends_the_session_cleanly(monkeypatch, clip, tmp_path, capsys):

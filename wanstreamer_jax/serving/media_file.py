@@ -118,6 +118,7 @@ def _live_through(run: "_Run", media: MediaReader, writer: MediaWriter, subtitle
             progress.update()
     except KeyboardInterrupt:
         print("\nstopped: the reply ends here", file=sys.stderr)
+        run.settle()
         return False
     except HistoryFullError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -158,6 +159,10 @@ class _Run:
 
         for reply in self._placement.stream(seen()):
             yield waiting.popleft(), reply
+
+    def settle(self) -> None:
+        """Wait for the steps that are under way: what they were given is theirs until they end."""
+        self._placement.settle()
 
     def note(self, reply: Reply) -> str:
         """Count a reply; returns what it says."""

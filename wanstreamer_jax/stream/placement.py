@@ -160,11 +160,16 @@ class Placement:
         if is_full:
             raise HistoryFullError(self._full())
 
+    def settle(self) -> None:
+        """Wait for the steps that are under way."""
+        for worker in (self._thinker, self._performer):
+            worker.run("settling", self._unit, lambda: None)
+
     def close(self) -> None:
         """End the threads and let go of the sessions."""
         self._thinker.close()
         self._performer.close()
-        del self._state
+        vars(self).pop("_state", None)  # there is none when beginning was interrupted
 
     @property
     @abstractmethod
@@ -331,7 +336,7 @@ class Split(Placement):
     def close(self) -> None:
         """End the threads and let go of the sessions."""
         super().close()
-        del self._history
+        vars(self).pop("_history", None)
 
     def _to_ranks(self, history: History) -> History:
         """A history of the thinker, each rank's heads on that rank."""
