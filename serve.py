@@ -54,8 +54,7 @@ def open_agent(args: argparse.Namespace) -> Agent:
         print(f"no --agent given: this {args.preset} agent is untrained, and says and shows noise", file=sys.stderr)
     if args.solver_steps is None:
         return agent
-    flow = dataclasses.replace(agent.config.flow, solver_steps=args.solver_steps)
-    return dataclasses.replace(agent, config=dataclasses.replace(agent.config, flow=flow))
+    return dataclasses.replace(agent, config=agent.config.with_solver_steps(args.solver_steps))
 
 
 def device_list(text: str) -> list[int]:

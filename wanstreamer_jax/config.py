@@ -165,6 +165,10 @@ class Config:
             agent_grid=self.picture.token_grid,
         )
 
+    def with_solver_steps(self, solver_steps: int) -> "Config":
+        """The same agent with another number of solver steps."""
+        return dataclasses.replace(self, flow=dataclasses.replace(self.flow, solver_steps=solver_steps))
+
     @property
     def n_world(self) -> int:
         """Most tokens of a world: persona text, voice sample, portrait."""

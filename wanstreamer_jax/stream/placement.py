@@ -13,7 +13,6 @@ Both live through a unit in the same order, and `stream` overlaps what two devic
 B sessions.
 """
 
-import dataclasses
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -370,7 +369,7 @@ class Split(Placement):
 
 def performer_program(config: Config, mesh: Mesh | None, kept: Callable[[str, Any], Any], solver_steps: int) -> Any:
     """`perform` with so many solver steps, jitted, over the ranks of a mesh; without one, where its arguments are."""
-    config = dataclasses.replace(config, flow=dataclasses.replace(config.flow, solver_steps=solver_steps))
+    config = config.with_solver_steps(solver_steps)
     ranks = 1 if mesh is None else mesh.size
     perform: Any = functools.partial(steps.perform, config, split=performer_split(config, ranks))
     if ranks > 1:

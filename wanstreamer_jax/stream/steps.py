@@ -68,12 +68,11 @@ def unit_noise(config: Config, beat: Beat) -> Latents:
 def draw_noise(config: Config, keys: Key[Array, " B"]) -> Latents:
     """Standard normal latents of a unit, a key a session."""
     layout, (h, w) = config.layout, config.picture.latent_grid
-    n_audio = layout.n_agent_media - config.picture.n_tokens
 
     def draw(key: jax.Array) -> Latents:
         audio, video = jax.random.split(key)
         return Latents(
-            jax.random.normal(audio, (n_audio, config.audio_vae.latent_channels)),
+            jax.random.normal(audio, (layout.n_agent_audio, config.audio_vae.latent_channels)),
             jax.random.normal(video, (h, w, config.video_vae.latent_channels)),
         )
 
