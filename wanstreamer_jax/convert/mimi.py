@@ -10,7 +10,17 @@ import numpy as np
 from flax import nnx
 
 from wanstreamer_jax.config import AudioVAEConfig
-from wanstreamer_jax.convert.table import LINEAR, Entry, Layout, Params, affine_entries, layer_norm_entries, read, write
+from wanstreamer_jax.convert.table import (
+    LINEAR,
+    Entry,
+    Layout,
+    Params,
+    Tensor,
+    affine_entries,
+    layer_norm_entries,
+    read,
+    write,
+)
 from wanstreamer_jax.perception import Hearing
 from wanstreamer_jax.vae.audio import AudioVAE
 
@@ -22,7 +32,7 @@ CONV = Layout("o i k", "k i o")
 DEPTHWISE = Layout("c 1 (two s)", "two s c", (("two", 2),))
 
 
-def audio_vae_from_mimi(tensors: Mapping[str, np.ndarray], cfg: AudioVAEConfig, seed: int) -> Params:
+def audio_vae_from_mimi(tensors: Mapping[str, Tensor], cfg: AudioVAEConfig, seed: int) -> Params:
     """Parameters of an AudioVAE with Mimi's weights; `seed` draws a bottleneck narrower than Mimi.
 
     Raises ValueError when the tensors are not those of a Mimi of this configuration.
@@ -30,12 +40,12 @@ def audio_vae_from_mimi(tensors: Mapping[str, np.ndarray], cfg: AudioVAEConfig, 
     return read(_audio_vae_table(cfg), tensors, lambda: AudioVAE(cfg, rngs=nnx.Rngs(seed)), unused=QUANTISER)
 
 
-def hearing_from_mimi(tensors: Mapping[str, np.ndarray], cfg: AudioVAEConfig, width: int, seed: int) -> Params:
+def hearing_from_mimi(tensors: Mapping[str, Tensor], cfg: AudioVAEConfig, width: int, seed: int) -> Params:
     """Parameters of a Hearing with the weights of Mimi's encoder; `seed` draws the projector to `width`.
 
     Raises ValueError when the tensors are not those of a Mimi of this configuration.
     """
-    table = _encoder_table(cfg, "trunk")
+    table = list(_encoder_table(cfg, "trunk"))
     return read(table, tensors, lambda: Hearing(cfg, width, rngs=nnx.Rngs(seed)), unused=ALL_BUT_ENCODER)
 
 

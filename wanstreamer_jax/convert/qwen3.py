@@ -9,19 +9,20 @@ import numpy as np
 from flax import nnx
 
 from wanstreamer_jax.config import Config, TransformerConfig
-from wanstreamer_jax.convert.table import LINEAR, Entry, Layout, Params, read, write
+from wanstreamer_jax.convert.table import LINEAR, Entry, Layout, Params, Tensor, read, write
 from wanstreamer_jax.transformer import Transformer
 
 TIED_HEAD = r"lm_head\.weight"  # a copy of the embedding, where a checkpoint of a tied model holds one
 
 
-def transformer_from_qwen3(tensors: Mapping[str, np.ndarray], config: Config, seed: int) -> Params:
+def transformer_from_qwen3(tensors: Mapping[str, Tensor], config: Config, seed: int) -> Params:
     """Parameters of the Transformer with Qwen3's; `seed` draws the rest.
 
     Raises ValueError when the tensors are not those of a Qwen3 of this configuration.
     """
     unused = TIED_HEAD if config.transformer.tied else ""
-    return read(table(config.transformer), tensors, lambda: Transformer(config, rngs=nnx.Rngs(seed)), unused)
+    entries = list(table(config.transformer))
+    return read(entries, tensors, lambda: Transformer(config, rngs=nnx.Rngs(seed)), unused, config.transformer.dtype)
 
 
 def transformer_to_qwen3(params: Params, cfg: TransformerConfig) -> dict[str, np.ndarray]:

@@ -13,21 +13,21 @@ from einops import rearrange
 from flax import nnx
 
 from wanstreamer_jax.config import VisionConfig
-from wanstreamer_jax.convert.table import Entry, Layout, Params, affine_entries, layer_norm_entries, read, write
+from wanstreamer_jax.convert.table import Entry, Layout, Params, Tensor, affine_entries, layer_norm_entries, read, write
 from wanstreamer_jax.perception import Vision
 
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 UNUSED = r"text_model\..*|vision_model\.head\..*|logit_scale|logit_bias"
 
 
-def vision_from_siglip2(tensors: Mapping[str, np.ndarray], cfg: VisionConfig, width: int, seed: int) -> Params:
+def vision_from_siglip2(tensors: Mapping[str, Tensor], cfg: VisionConfig, width: int, seed: int) -> Params:
     """Parameters of a Vision with SigLIP2's tower; `seed` draws the projector to `width`.
 
     Raises ValueError when the tensors are not those of a SigLIP2 of this configuration.
     """
     if POSITIONS in tensors:
         tensors = {**tensors, POSITIONS: _resample(np.asarray(tensors[POSITIONS], np.float32), cfg)}
-    return read(_table(cfg), tensors, lambda: Vision(cfg, width, rngs=nnx.Rngs(seed)), unused=UNUSED)
+    return read(list(_table(cfg)), tensors, lambda: Vision(cfg, width, rngs=nnx.Rngs(seed)), unused=UNUSED)
 
 
 def vision_to_siglip2(params: Params, cfg: VisionConfig) -> dict[str, np.ndarray]:

@@ -1,19 +1,27 @@
 """A table of tensors: what a public checkpoint calls each one and how it lays it out, in and out.
 
 A table is strict: every tensor of it is there once, with the expected shape, and nothing else is, but for what the
-caller says is not used. Tensors are moved, nothing is computed: there and back is bit for bit the same.
+family leaves behind. Tensors are moved, nothing is computed: there and back is bit for bit the same, in any dtype.
 """
 
+import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import ml_dtypes
 import numpy as np
 from einops import rearrange
 from flax import nnx, traverse_util
 
+from wanstreamer_jax.convert.container import StoredTensor
+
 Params = dict[str, Any]
+Tensor = np.ndarray | jax.Array | StoredTensor
+Shape = tuple[int, ...]
+
+FLOATS = {np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16)}
 
 
 class Layout(NamedTuple):
@@ -42,6 +50,7 @@ class Entry(NamedTuple):
     theirs: str
     ours: str
     layout: Layout = VECTOR
+    copy: bool = False  # a second public name of what another entry holds, which it must equal
 
 
 def affine_entries(theirs: str, ours: str, layout: Layout = LINEAR) -> Iterator[Entry]:
@@ -56,57 +65,110 @@ def layer_norm_entries(theirs: str, ours: str) -> Iterator[Entry]:
     yield Entry(f"{theirs}.bias", f"{ours}.bias")
 
 
-def read(
-    table: Iterable[Entry], tensors: Mapping[str, np.ndarray], init: Callable[[], nnx.Module], unused: str
-) -> Params:
-    """Return the parameters of the module that `init` makes, with the table's tensors taken from `tensors`.
+def shapes_of(init: Callable[[], nnx.Module]) -> dict[str, Shape]:
+    """Dotted path -> shape of every parameter of the module that `init` makes; nothing is drawn."""
+    return {path: x.shape for path, x in _flatten(nnx.to_pure_dict(nnx.state(nnx.eval_shape(init)))).items()}
 
-    What is not in the table begins as `init` draws it. `unused` is a regular expression of names to leave out. Raises
-    one ValueError that lists every unknown, missing and ill-shaped tensor.
+
+def check(
+    entries: Sequence[Entry],
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, Shape],
+    unused: str,
+    duplicates: Iterable[str] = (),
+) -> None:
+    """Raise one ValueError that lists every unknown, missing, duplicate, ill-shaped and ill-typed tensor.
+
+    `shapes` are those of our parameters, by path. `unused`: a regular expression of names that are left behind.
     """
-    entries = {entry.theirs: entry for entry in table}
-    ours = _flatten(nnx.to_pure_dict(nnx.state(nnx.eval_shape(init))))
-    wanted = {name: _their_shape(entry, ours[entry.ours][1].shape) for name, entry in entries.items()}
-    given = {name: np.asarray(x, np.float32) for name, x in tensors.items() if not re.fullmatch(unused, name)}
-    _check(given, wanted)
-    taken = {entry.ours: np.ascontiguousarray(entry.layout.to_ours(given[name])) for name, entry in entries.items()}
-    values = taken | _draw(init, ours.keys() - taken.keys())
-    return traverse_util.unflatten_dict({path: values[dotted] for dotted, (path, _) in ours.items()})
-
-
-def _draw(init: Callable[[], nnx.Module], paths: Iterable[str]) -> dict[str, np.ndarray]:
-    """The fresh parameters at `paths`; under jit, nothing else is drawn."""
-
-    def pick() -> dict[str, jax.Array]:
-        fresh = _flatten(nnx.to_pure_dict(nnx.state(init())))
-        return {path: fresh[path][1] for path in paths}
-
-    return jax.tree.map(np.asarray, jax.jit(pick)())
-
-
-def write(table: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
-    """The tensors of the table under their public names, in their public layout."""
-    flat = _flatten(params)
-    return {
-        entry.theirs: np.ascontiguousarray(entry.layout.to_theirs(np.asarray(flat[entry.ours][1]))) for entry in table
-    }
-
-
-def _check(given: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    wrong = [f"unknown {name}" for name in sorted(given.keys() - wanted.keys())]
+    wanted = {entry.theirs: _their_shape(entry, shapes[entry.ours]) for entry in entries}
+    given = {name: x for name, x in tensors.items() if name in wanted or not re.fullmatch(unused, name)}
+    wrong = [f"duplicate {name}" for name in sorted(duplicates)]
+    wrong += [f"unknown {name}" for name in sorted(given.keys() - wanted.keys())]
     wrong += [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
     for name in sorted(given.keys() & wanted.keys()):
-        if given[name].shape != wanted[name]:
-            wrong.append(f"{name}: shape {given[name].shape}, expected {wanted[name]}")
+        x = given[name]
+        if tuple(x.shape) != wanted[name]:
+            wrong.append(f"{name}: shape {tuple(x.shape)}, expected {wanted[name]}")
+        elif x.dtype not in FLOATS:
+            wrong.append(f"{name}: {x.dtype}, expected float32, bfloat16 or float16")
+    if not wrong:
+        wrong = _untrue_copies(entries, tensors)
     if wrong:
         raise ValueError("the checkpoint is not of this configuration:\n  " + "\n  ".join(wrong))
 
 
-def _their_shape(entry: Entry, our_shape: tuple[int, ...]) -> tuple[int, ...]:
+def take(entries: Iterable[Entry], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, np.ndarray]]:
+    """Our path and our layout of each tensor, one at a time; `tensors` have been checked."""
+    for entry in entries:
+        if not entry.copy:
+            yield entry.ours, np.ascontiguousarray(entry.layout.to_ours(np.asarray(tensors[entry.theirs])))
+
+
+def read(
+    entries: Sequence[Entry],
+    tensors: Mapping[str, Tensor],
+    init: Callable[[], nnx.Module],
+    unused: str,
+    fresh_dtype: str = "float32",
+) -> Params:
+    """Return the parameters of the module that `init` makes, with the table's tensors taken from `tensors`.
+
+    What is not in the table begins as `init` draws it, in `fresh_dtype`; what is in it keeps its dtype. Raises the
+    ValueError of `check`.
+    """
+    check(entries, tensors, shapes_of(init), unused)
+    taken = dict(take(entries, tensors))
+    return nested(taken | draw_rest(init, taken.keys(), fresh_dtype))
+
+
+def draw_rest(init: Callable[[], nnx.Module], taken: Iterable[str], dtype: str) -> dict[str, np.ndarray]:
+    """The fresh parameters of the module that `init` makes, but for `taken`; under jit, nothing else is drawn."""
+    paths = sorted(shapes_of(init).keys() - set(taken))
+
+    def pick() -> dict[str, jax.Array]:
+        fresh = _flatten(nnx.to_pure_dict(nnx.state(init())))
+        return {path: fresh[path].astype(dtype) for path in paths}
+
+    return jax.tree.map(np.asarray, jax.jit(pick)())
+
+
+def nested(flat: Mapping[str, Any]) -> Params:
+    """Parameters by dotted path as a nested dict; layers are counted by integers."""
+    return traverse_util.unflatten_dict(
+        {tuple(int(key) if key.isdigit() else key for key in path.split(".")): x for path, x in flat.items()}
+    )
+
+
+def write(entries: Iterable[Entry], params: Params) -> dict[str, np.ndarray]:
+    """The tensors of the table under their public names, in their public layout."""
+    flat = _flatten(params)
+    return {entry.theirs: give(entry, flat[entry.ours]) for entry in entries}
+
+
+def give(entry: Entry, x: Tensor) -> np.ndarray:
+    """Our tensor of an entry in its public layout."""
+    return np.ascontiguousarray(entry.layout.to_theirs(np.asarray(x)))
+
+
+def _untrue_copies(entries: Sequence[Entry], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Copies that differ from what they should be copies of."""
+    originals = {entry.ours: entry.theirs for entry in entries if not entry.copy}
+    pairs = [(entry.theirs, originals[entry.ours]) for entry in entries if entry.copy]
+    return [
+        f"{a}: differs from {b}, with which it is tied" for a, b in pairs if _digest(tensors[a]) != _digest(tensors[b])
+    ]
+
+
+def _digest(x: Tensor) -> bytes:
+    """One of the two may not fit in memory beside the other."""
+    return hashlib.sha256(np.ascontiguousarray(x).view(np.uint8).data).digest()
+
+
+def _their_shape(entry: Entry, our_shape: Shape) -> Shape:
     return entry.layout.to_theirs(np.broadcast_to(np.float32(0), our_shape)).shape
 
 
-def _flatten(params: Params) -> dict[str, tuple[tuple, Any]]:
-    """Dotted path -> (path, array)."""
-    flat = traverse_util.flatten_dict(params)
-    return {".".join(map(str, path)): (path, x) for path, x in flat.items()}
+def _flatten(params: Params) -> dict[str, Any]:
+    """Parameters by dotted path."""
+    return {".".join(map(str, path)): x for path, x in traverse_util.flatten_dict(params).items()}

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx, traverse_util
 
 from wanstreamer_jax.config import VideoVAEConfig
-from wanstreamer_jax.convert.table import VECTOR, Entry, Layout, Params, read, write
+from wanstreamer_jax.convert.table import VECTOR, Entry, Layout, Params, Tensor, read, write
 from wanstreamer_jax.timeline import Picture
 from wanstreamer_jax.vae.video import VideoVAE
 
@@ -52,12 +52,12 @@ RULES: dict[str, Rule] = {
 }
 
 
-def from_diffusers(state: Mapping[str, np.ndarray], cfg: VideoVAEConfig, picture: Picture) -> Params:
+def from_diffusers(state: Mapping[str, Tensor], cfg: VideoVAEConfig, picture: Picture) -> Params:
     """Parameters of a VideoVAE from the state dict of an AutoencoderKLWan.
 
     Raises one ValueError that lists every unknown, missing and ill-shaped tensor.
     """
-    return read(_table(cfg, picture), state, lambda: VideoVAE(cfg, picture, rngs=nnx.Rngs(0)), unused="")
+    return read(list(_table(cfg, picture)), state, lambda: VideoVAE(cfg, picture, rngs=nnx.Rngs(0)), unused="")
 
 
 def to_diffusers(params: Params, cfg: VideoVAEConfig, picture: Picture) -> dict[str, np.ndarray]:
