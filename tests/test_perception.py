@@ -14,13 +14,15 @@ from configs.tiny import config as tiny
 from tests.contract import assert_close, verify_contract
 from tests.test_audio_vae import CFG, PIECES, as_part, count, drawn, noise, run_torch, with_params
 from wanstreamer_jax.config import VisionConfig
-from wanstreamer_jax.convert.siglip2 import POSITIONS, vision_from_siglip2, vision_to_siglip2
+from wanstreamer_jax.convert import siglip2
+from wanstreamer_jax.convert.siglip2 import vision_from_siglip2, vision_to_siglip2
 from wanstreamer_jax.perception import Hearing, Perception, Vision, VisionTower
 from wanstreamer_jax.timeline import AUDIO_LATENTS_PER_UNIT, SAMPLES_PER_AUDIO_LATENT, SAMPLES_PER_UNIT, Picture
 
 SQUARE = VisionConfig(picture=Picture(64, 64), patch=8, width=32, mlp=48, layers=2, heads=4)
 WIDE = dataclasses.replace(SQUARE, picture=Picture(64, 32))
 WIDTH = 24
+POSITIONS = siglip2.PREFIX + siglip2.POSITIONS
 
 
 def test_hearing_streams():

@@ -1,15 +1,19 @@
 """Mimi's weights, as `kyutai/mimi` publishes them for transformers' MimiModel, in and out.
 
-The quantiser stays behind. What Mimi does not have, the Gaussian bottleneck and the projector of hearing, begins
-fresh: the bottleneck as an orthonormal projection, the identity when it is as wide as Mimi.
+The quantiser (arXiv 2410.00037, section 3.3) stays behind. What Mimi does not have, the Gaussian bottleneck and the
+projector of hearing, begins fresh: the bottleneck as an orthonormal projection, the identity when as wide as Mimi.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
 
 from wanstreamer_jax.config import AudioVAEConfig
+from wanstreamer_jax.convert.family import Family
+from wanstreamer_jax.convert.fields import Fields
 from wanstreamer_jax.convert.table import (
     LINEAR,
     Entry,
@@ -22,7 +26,9 @@ from wanstreamer_jax.convert.table import (
     write,
 )
 from wanstreamer_jax.perception import Hearing
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
 from wanstreamer_jax.vae.audio import AudioVAE
+from wanstreamer_jax.vae.windowed import NORM_EPS, ROPE_THETA
 
 QUANTISER = r"quantizer\..*"
 ALL_BUT_ENCODER = r"(quantizer|upsample|decoder|decoder_transformer)\..*"
@@ -31,13 +37,31 @@ POINTWISE = Layout("o i 1", "i o")
 CONV = Layout("o i k", "k i o")
 DEPTHWISE = Layout("c 1 (two s)", "two s c", (("two", 2),))
 
+# What Mimi's config.json says of its layers where we have no choice.
+LAYERS = {
+    "audio_channels": 1,
+    "kernel_size": 7,
+    "last_kernel_size": 3,
+    "residual_kernel_size": 3,
+    "dilation_growth_rate": 2,
+    "compress": 2,
+    "use_causal_conv": True,
+    "use_conv_shortcut": False,
+    "pad_mode": "constant",
+    "trim_right_ratio": 1.0,
+    "hidden_act": "gelu",
+    "attention_bias": False,
+    "norm_eps": NORM_EPS,
+}
+CLOCK = {"sampling_rate": SAMPLE_RATE_HZ, "frame_rate": SAMPLE_RATE_HZ / SAMPLES_PER_AUDIO_LATENT}
+
 
 def audio_vae_from_mimi(tensors: Mapping[str, Tensor], cfg: AudioVAEConfig, seed: int) -> Params:
     """Parameters of an AudioVAE with Mimi's weights; `seed` draws a bottleneck narrower than Mimi.
 
     Raises ValueError when the tensors are not those of a Mimi of this configuration.
     """
-    return read(_audio_vae_table(cfg), tensors, lambda: AudioVAE(cfg, rngs=nnx.Rngs(seed)), unused=QUANTISER)
+    return read(table(cfg), tensors, lambda: AudioVAE(cfg, rngs=nnx.Rngs(seed)), unused=QUANTISER)
 
 
 def hearing_from_mimi(tensors: Mapping[str, Tensor], cfg: AudioVAEConfig, width: int, seed: int) -> Params:
@@ -45,16 +69,17 @@ def hearing_from_mimi(tensors: Mapping[str, Tensor], cfg: AudioVAEConfig, width:
 
     Raises ValueError when the tensors are not those of a Mimi of this configuration.
     """
-    table = list(_encoder_table(cfg, "trunk"))
-    return read(table, tensors, lambda: Hearing(cfg, width, rngs=nnx.Rngs(seed)), unused=ALL_BUT_ENCODER)
+    entries = list(_encoder_table(cfg, "trunk"))
+    return read(entries, tensors, lambda: Hearing(cfg, width, rngs=nnx.Rngs(seed)), unused=ALL_BUT_ENCODER)
 
 
 def audio_vae_to_mimi(params: Params, cfg: AudioVAEConfig) -> dict[str, np.ndarray]:
     """An AudioVAE's parameters under Mimi's names, without quantiser and bottleneck."""
-    return write(_audio_vae_table(cfg), params)
+    return write(table(cfg), params)
 
 
-def _audio_vae_table(cfg: AudioVAEConfig) -> list[Entry]:
+def table(cfg: AudioVAEConfig, names: Collection[str] = ()) -> list[Entry]:  # noqa: ARG001
+    """Every tensor of encoder and decoder; Mimi is published under one set of names."""
     return [*_encoder_table(cfg, "encoder.trunk"), *_decoder_table(cfg)]
 
 
@@ -108,3 +133,71 @@ def _transformer(theirs: str, ours: str, n_layers: int) -> Iterator[Entry]:
         yield Entry(f"{layer}.mlp_layer_scale.scale", f"{our_layer}.mlp_scale")
         yield from layer_norm_entries(f"{layer}.input_layernorm", f"{our_layer}.attention_norm")
         yield from layer_norm_entries(f"{layer}.post_attention_layernorm", f"{our_layer}.mlp_norm")
+
+
+def read_config(raw: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> AudioVAEConfig:
+    """Sizes of a Mimi; as many latent channels as it is wide, so that the bottleneck begins as the identity.
+
+    Raises ValueError with all that we do not have: other clocks, kernels, paddings or rotary positions.
+    """
+    fields = Fields(raw, len(tensors))
+    width, heads = fields.size("hidden_size", 512), fields.size("num_attention_heads", 8)
+    cfg = AudioVAEConfig(
+        filters=fields.size("num_filters", 64),
+        strides=fields.sizes("upsampling_ratios", AudioVAEConfig().strides),
+        width=width,
+        residual_layers=fields.count("num_residual_layers", 1),
+        layers=fields.count("num_hidden_layers", 8),
+        heads=heads,
+        mlp=fields.size("intermediate_size", 2048),
+        window=fields.size("sliding_window", 250),
+        latent_channels=width,
+    )
+    _check(fields, cfg)
+    return cfg
+
+
+def _check(fields: Fields, cfg: AudioVAEConfig) -> None:
+    fields.must_be(**LAYERS, **CLOCK, rope_theta=ROPE_THETA)
+    fields.must_be(upsample_groups=cfg.width, num_key_value_heads=cfg.heads)
+    fields.inner("rope_parameters").must_be(rope_type="default", rope_theta=ROPE_THETA)
+    if math.prod(cfg.strides) * 2 != SAMPLES_PER_AUDIO_LATENT:
+        fields.refuse(f"upsampling_ratios: {cfg.strides} must multiply to {SAMPLES_PER_AUDIO_LATENT // 2}")
+    if cfg.width % cfg.heads:
+        fields.refuse(f"hidden_size: {cfg.width}, no multiple of num_attention_heads, {cfg.heads}")
+    fields.must_be(head_dim=cfg.width // cfg.heads)
+    fields.check()
+
+
+def write_config(cfg: AudioVAEConfig) -> dict[str, Any]:
+    """The config.json of a Mimi of these sizes, its quantiser as published."""
+    return {
+        **LAYERS,
+        **CLOCK,
+        "architectures": ["MimiModel"],
+        "head_dim": cfg.width // cfg.heads,
+        "hidden_size": cfg.width,
+        "intermediate_size": cfg.mlp,
+        "model_type": "mimi",
+        "num_attention_heads": cfg.heads,
+        "num_filters": cfg.filters,
+        "num_hidden_layers": cfg.layers,
+        "num_key_value_heads": cfg.heads,
+        "num_residual_layers": cfg.residual_layers,
+        "rope_theta": ROPE_THETA,
+        "sliding_window": cfg.window,
+        "upsample_groups": cfg.width,
+        "upsampling_ratios": list(cfg.strides),
+    }
+
+
+FAMILY = Family(
+    name="mimi",
+    model_types=("mimi",),
+    safetensors="kyutai/mimi on huggingface.co",
+    read_config=read_config,
+    write_config=write_config,
+    table=table,
+    init=lambda cfg: AudioVAE(cfg, rngs=nnx.Rngs(0)),
+    unused=QUANTISER,
+)
