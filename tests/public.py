@@ -4,24 +4,29 @@ Sizes are those of `configs/tiny.py` or smaller. Nothing is at its initial value
 are noise too, so that a tensor in the wrong place is seen.
 """
 
+import functools
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
 import numpy as np
+import pytest
 import safetensors.torch
 import torch
 import transformers
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from safetensors.numpy import save_file
 
 from wanstreamer_jax.convert.container import StoredTensor, read_header
+from wanstreamer_jax.convert.families import FAMILIES
+from wanstreamer_jax.convert.table import check, give, shapes_of, take
 from wanstreamer_jax.tokens import byte_tokenizer
 
 NORM = re.compile(r".*(norm\w*\.weight|gamma)")
-POOL = 1_000_003  # numbers that are drawn; a prime, so that rows of a matrix differ when they are used again
+POOL = 8_000_009  # numbers that are drawn; a prime, so that rows of a matrix differ when they are used again
 
 
 def qwen3(
@@ -145,15 +150,76 @@ def _drawn(model: Any, dtype: str) -> Any:
     return model.to(getattr(torch, dtype)).eval().requires_grad_(requires_grad=False)
 
 
+@functools.cache
+def _pool() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(POOL, np.float32))
+
+
 @torch.no_grad()
-def draw(model: torch.nn.Module, seed: int = 0) -> None:
+def draw(model: torch.nn.Module) -> None:
     """Replace every parameter of a model by noise."""
-    pool, start = torch.from_numpy(np.random.default_rng(seed).standard_normal(POOL, np.float32)), 0
+    start = 0
     for name, p in model.named_parameters():
         stop = start + p.numel()
-        noise = (pool if stop <= POOL else pool.repeat(-(-stop // POOL)))[start:stop].view(p.shape)
+        noise = (_pool() if stop <= POOL else _pool().repeat(-(-stop // POOL)))[start:stop].view(p.shape)
         start = stop % POOL
         if p.squeeze().ndim <= 1:
             p.copy_(float(NORM.fullmatch(name) is not None) + 0.2 * noise)
         else:
-            p.copy_(noise * p[0].numel() ** -0.5)
+            p.copy_(noise).mul_(p[0].numel() ** -0.5)
+
+
+class Loaded(NamedTuple):
+    """A checkpoint as we take it: our sizes, our parameters by dotted path, and its tensors."""
+
+    config: Any
+    params: dict[str, np.ndarray]
+    tensors: dict[str, StoredTensor]
+
+
+def load(family: str, directory: Path) -> Loaded:
+    """Take a directory through its family's reader and table."""
+    f, tensors = FAMILIES[family], tensors_in(directory)
+    config = f.read_config(config_in(directory), tensors)
+    entries = f.table(config, tensors.keys())
+    check(entries, tensors, shapes_of(lambda: f.init(config)), f.unused)
+    return Loaded(config, dict(take(entries, tensors)), tensors)
+
+
+def given_back(family: str, loaded: Loaded) -> dict[str, np.ndarray]:
+    """What we took, under the names that it had."""
+    entries = FAMILIES[family].table(loaded.config, loaded.tensors.keys())
+    return {entry.theirs: give(entry, loaded.params[entry.ours]) for entry in entries}
+
+
+def assert_same_bits(actual: dict[str, np.ndarray], expected: dict[str, StoredTensor]) -> None:
+    """Assert that tensors have the same names, dtypes and bits."""
+    assert actual.keys() == expected.keys()
+    for name, x in expected.items():
+        assert actual[name].dtype == x.dtype
+        assert actual[name].tobytes() == np.asarray(x).tobytes()
+
+
+def error(actual: Any, expected: Any) -> float:
+    """Relative L2 error."""
+    a, e = (np.asarray(x, np.float64) for x in (actual, expected))
+    assert a.shape == e.shape
+    return float(np.linalg.norm(a - e) / np.linalg.norm(e))
+
+
+def offenders(family: str, loaded: Loaded, tensors: dict[str, Any], duplicates: tuple[str, ...] = ()) -> list[str]:
+    """What a family's strict table says of tensors."""
+    f = FAMILIES[family]
+    shapes = shapes_of(lambda: f.init(loaded.config))
+    with pytest.raises(ValueError, match="not of this configuration") as wrong:
+        check(f.table(loaded.config, tensors.keys()), tensors, shapes, f.unused, duplicates)
+    return [line.strip() for line in str(wrong.value).splitlines()[1:]]
+
+
+def rewritten(family: str, loaded: Loaded, directory: Path, model: Any) -> Any:
+    """What the public `model` makes of the tensors that we give back and of the config.json that we write."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(FAMILIES[family].write_config(loaded.config)))
+    name = "diffusion_pytorch_model" if family == "wan-vae" else "model"
+    save_file(given_back(family, loaded), directory / f"{name}.safetensors", metadata={"format": "pt"})
+    return model.from_pretrained(directory).eval().requires_grad_(requires_grad=False)
