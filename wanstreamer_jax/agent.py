@@ -6,7 +6,8 @@
     perception.safetensors
     video_vae.safetensors
     audio_vae.safetensors
-    manifest.json            size and sha256 of each file above, versions, what was trained, its own sha256
+    manifest.json            size and sha256 of each file above, versions, what was trained, where it came from,
+                             its own sha256
 
 A directory is written beside its place and renamed into it, so that there is never half of one. Nothing here
 unpickles: a pickle can run code when it is opened, and is refused by its content, whatever its name.
@@ -17,7 +18,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +30,7 @@ import safetensors.numpy
 
 import wanstreamer_jax
 from wanstreamer_jax.config import Config, from_json, to_json
+from wanstreamer_jax.files import check_replaceable, is_pickle, pending_directory
 from wanstreamer_jax.model import init_params
 from wanstreamer_jax.tokens import Tokenizer, byte_tokenizer
 
@@ -39,6 +40,7 @@ CONFIG, TOKENIZER, MANIFEST = "config.json", "tokenizer.json", "manifest.json"
 FILES = (CONFIG, TOKENIZER, *(f"{part}.safetensors" for part in PARTS))
 IGNORED = ("README.md", "LICENSE")  # and what is hidden: people keep notes beside their weights
 
+NARROW = ("BF16", "F16")  # of safetensors
 Tensor = tuple[str, tuple[int, ...]]  # dtype in the words of safetensors, shape
 
 
@@ -55,6 +57,7 @@ class Agent:
     tokenizer: Tokenizer
     trained: bool
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # a summary, in JSON's types
+    sources: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # public checkpoints by family, see `convert`
 
 
 def init_agent(config: Config, seed: int) -> Agent:
@@ -72,35 +75,36 @@ def save_agent(directory: Path | str, agent: Agent, *, overwrite: bool = False) 
     is one that `load_agent` would refuse.
     """
     directory = Path(directory).absolute()
-    _check_replaceable(directory, overwrite)
+    _read(directory, lambda path: check_replaceable(path, MANIFEST, overwrite=overwrite))
     _check_agent(directory, agent)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
-        fresh, replaced = Path(scratch, "fresh"), Path(scratch, "replaced")
-        fresh.mkdir()
-        _write(fresh, agent)
-        if directory.exists():
-            directory.rename(replaced)
-        fresh.rename(directory)
+    with pending_directory(directory) as fresh:
+        _write_params(fresh, agent.params)
+        complete(fresh, agent)
 
 
 def load_agent(directory: Path | str) -> Agent:
-    """Open an agent directory; its arrays are numpy's, in the dtypes in which they were saved.
+    """Open an agent directory; its arrays are numpy's, in the dtypes in which they are computed.
 
     Raises AgentError with the file and the reason: a file missing, surplus, changed or cut short; a pickle; JSON that
     is none; an unknown field or a newer format; a tokenizer too large for the model; tensors missing, surplus, or of
     another shape or dtype than the configuration asks for, all of them in one error.
     """
     directory = Path(directory)
-    _check(directory.is_dir(), directory, "not a directory" if directory.exists() else "no such directory")
-    _check_listing(directory)
-    manifest = _read_manifest(directory / MANIFEST)
-    _check_contents(directory, manifest["files"])
+    manifest = verify(directory)
     config = _read(directory / CONFIG, lambda path: from_json(path.read_text(encoding="utf-8")))
     tokenizer = _read(directory / TOKENIZER, Tokenizer.load)
     _read(directory / TOKENIZER, lambda _: tokenizer.check_fits(config))
     params = _read_params(directory, config)
-    return Agent(config, params, tokenizer, manifest["trained"], manifest["training"])
+    return Agent(config, params, tokenizer, manifest["trained"], manifest["training"], manifest["sources"])
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """Check that a directory holds an agent's files, none changed; returns its manifest. Raises AgentError."""
+    _check(directory.is_dir(), directory, "not a directory" if directory.exists() else "no such directory")
+    _check_listing(directory)
+    manifest = _read_manifest(directory / MANIFEST)
+    _check_contents(directory, manifest["files"])
+    return manifest
 
 
 # ---- What an agent must hold
@@ -119,7 +123,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 def _described(tree: Any) -> dict[str, Tensor]:
     """Dtype and shape of each tensor of a part."""
-    names = {"float32": "F32", "bfloat16": "BF16"}
+    names = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
     leaves = _named(tree).items()
     return {name: (names.get(leaf.dtype.name, leaf.dtype.name), tuple(leaf.shape)) for name, leaf in leaves}
 
@@ -131,8 +135,13 @@ def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Itera
             yield f"{name}: missing"
         elif name not in expected:
             yield f"{name}: surplus"
-        elif found[name] != expected[name]:
+        elif not _fits(found[name], expected[name]):
             yield f"{name}: {_words(found[name])}, expected {_words(expected[name])}"
+
+
+def _fits(found: Tensor, expected: Tensor) -> bool:
+    """As expected, or stored in half the bits of a float32, which come back exactly when they are read."""
+    return found == expected or (found[0] in NARROW and expected[0] == "F32" and found[1] == expected[1])
 
 
 def _words(tensor: Tensor) -> str:
@@ -160,26 +169,13 @@ def _check_listing(directory: Path) -> None:
     """The directory has its files, nothing else, and no pickle."""
     needed = {*FILES, MANIFEST}
     present = {path.name for path in directory.iterdir() if not (path.name.startswith(".") or path.name in IGNORED)}
-    pickles = [name for name in sorted(present) if _read(directory / name, _is_pickle)]
+    pickles = [name for name in sorted(present) if _read(directory / name, is_pickle)]
     _check(not pickles, directory, f"{', '.join(pickles)}: a pickle, which can run code when it is opened; refused")
     missing, surplus = sorted(needed - present), sorted(present - needed)
     _check(not missing, directory, f"missing {', '.join(missing)}")
     _check(not surplus, directory, f"surplus {', '.join(surplus)}")
     for name in needed:
         _check((directory / name).is_file(), directory / name, "not a file")
-
-
-def _is_pickle(path: Path) -> bool:
-    """A pickle of protocol 2 or later, or a zip archive, as which PyTorch writes them.
-
-    The first bytes of a safetensors file are a length and may look like either, but then comes a brace.
-    """
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(9)
-    marked = head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"))
-    return marked and head[8:9] != b"{"
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -190,7 +186,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         path,
         f"written in format {manifest['format']} by a newer wanstreamer_jax; this one reads up to {FORMAT}",
     )
-    kinds = {"format": int, "files": dict, "versions": dict, "trained": bool, "training": dict, "sha256": str}
+    kinds = {"format": int, "files": dict, "versions": dict, "trained": bool, "training": dict, "sources": dict}
+    kinds |= {"sha256": str}
     fits = manifest.keys() == kinds.keys() and all(type(manifest[k]) is kind for k, kind in kinds.items())
     _check(fits, path, f"no manifest of an agent: needs exactly {', '.join(kinds)}")
     _check(manifest["sha256"] == _seal(manifest), path, "its sha256 is not the one it holds: the file is damaged")
@@ -249,17 +246,11 @@ def _read_header(path: Path) -> dict[str, Tensor]:
 
 def _read_part(path: Path, expected: Any) -> Any:
     with safetensors.safe_open(path, framework="numpy") as file:
-        arrays = [file.get_tensor(name) for name in _named(expected)]
+        arrays = [file.get_tensor(name).astype(leaf.dtype, copy=False) for name, leaf in _named(expected).items()]
     return jax.tree.unflatten(jax.tree.structure(expected), arrays)
 
 
 # ---- Writing
-
-
-def _check_replaceable(directory: Path, overwrite: bool) -> None:
-    if directory.exists():
-        _check(overwrite, directory, "exists already")
-        _check((directory / MANIFEST).is_file(), directory, "exists and is no agent directory; not overwritten")
 
 
 def _check_agent(directory: Path, agent: Agent) -> None:
@@ -271,15 +262,19 @@ def _check_agent(directory: Path, agent: Agent) -> None:
         _check(not (lines := "\n".join(wrong)), directory / f"{part}.safetensors", lines)
 
 
-def _write(directory: Path, agent: Agent) -> None:
-    (directory / CONFIG).write_text(to_json(agent.config) + "\n", encoding="utf-8")
-    agent.tokenizer.save(directory / TOKENIZER)
+def _write_params(directory: Path, params: Mapping[str, Any]) -> None:
     for part in PARTS:
         # safetensors writes an array's memory as it lies, so it must lie row by row.
-        arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(agent.params[part]).items()}
-        path = directory / f"{part}.safetensors"
-        safetensors.numpy.save_file(arrays, path)
-        path.chmod((directory / CONFIG).stat().st_mode)  # it writes files that only their owner can read
+        arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named(params[part]).items()}
+        safetensors.numpy.save_file(arrays, directory / f"{part}.safetensors")
+
+
+def complete(directory: Path, agent: Agent) -> None:
+    """Write all but the parameters, which lie in `directory` already; what `agent.params` holds is not looked at."""
+    (directory / CONFIG).write_text(to_json(agent.config) + "\n", encoding="utf-8")
+    agent.tokenizer.save(directory / TOKENIZER)
+    for part in PARTS:  # safetensors writes files that only their owner can read
+        (directory / f"{part}.safetensors").chmod((directory / CONFIG).stat().st_mode)
     digests = _digests(directory)
     manifest = {
         "format": FORMAT,
@@ -287,6 +282,7 @@ def _write(directory: Path, agent: Agent) -> None:
         "versions": _versions(),
         "trained": agent.trained,
         "training": dict(agent.training),
+        "sources": dict(agent.sources),
     }
     sealed = manifest | {"sha256": _seal(manifest)}
     (directory / MANIFEST).write_text(json.dumps(sealed, indent=2) + "\n", encoding="utf-8")

@@ -242,18 +242,18 @@ def to_json(config: Config) -> str:
 
 def from_json(text: str) -> Config:
     """The configuration that `to_json` wrote; ValueError names an unknown, missing or ill-typed field."""
-    return _build(Config, json.loads(text), "config")
+    return build(Config, json.loads(text), "config")
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """A dataclass, tuple or plain value of type `kind` from parsed JSON."""
+def build(kind: Any, value: Any, where: str) -> Any:
+    """A dataclass, tuple or plain value of type `kind` from parsed JSON; ValueError names what does not fit."""
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where)
     if typing.get_origin(kind) is tuple:
         _check(isinstance(value, list), f"{where}: expected a list")
         items = typing.get_args(kind)
         _check(Ellipsis in items or len(value) == len(items), f"{where}: expected {len(items)} values")
-        return tuple(_build(items[0], v, where) for v in value)
+        return tuple(build(items[0], v, where) for v in value)
     if typing.get_origin(kind) is Literal:
         _check(value in typing.get_args(kind), f"{where}: {value!r} is not one of {typing.get_args(kind)}")
         return value
@@ -273,4 +273,4 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     )
     _check(not unknown, f"{where}: unknown field {', '.join(unknown)}")
     _check(not missing, f"{where}: missing field {', '.join(missing)}")
-    return kind(**{name: _build(hints[name], v, f"{where}.{name}") for name, v in value.items()})
+    return kind(**{name: build(hints[name], v, f"{where}.{name}") for name, v in value.items()})

@@ -21,6 +21,14 @@ def is_pickle(path: Path) -> bool:
     return marked and head[8:9] != b"{"
 
 
+def check_replaceable(directory: Path, mark: str, *, overwrite: bool) -> None:
+    """Raise ValueError when a directory is in the way: `overwrite` replaces only one that holds the file `mark`."""
+    if directory.exists() and not overwrite:
+        raise ValueError(f"{directory}: exists already; choose another place or say --overwrite")
+    if directory.exists() and not (directory / mark).is_file():
+        raise ValueError(f"{directory}: exists and holds no {mark}, so it is something else; not overwritten")
+
+
 @contextlib.contextmanager
 def pending_directory(directory: Path) -> Iterator[Path]:
     """A fresh directory to write into, which takes the place of `directory` when the block ends without an error.

@@ -40,32 +40,43 @@ DTYPES: dict[str, np.dtype] = {
 WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
 
+Entry = tuple[tuple[int, ...], np.dtype, int, int]  # shape, dtype, first and last byte
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used: the message names the file, the reason and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """A tensor of a file; `np.asarray` reads it."""
+class Shaped:
+    """A tensor that is not there yet."""
 
-    path: Path
     shape: tuple[int, ...]
     dtype: np.dtype
-    offset: int  # bytes from the start of the file
 
     @property
     def n_bytes(self) -> int:
         """Its size."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor(Shaped):
+    """A tensor of a file; `np.asarray` maps it into memory, read-only, for as long as the array lives."""
+
+    path: Path
+    offset: int  # bytes from the start of the file
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Read it."""
+        """Its elements; CheckpointError when the file is no longer what its header said."""
         del copy
-        x = np.empty(self.shape, self.dtype)
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset)
-            if _read_into(file, x.reshape(-1).view(np.uint8).data) != self.n_bytes:
-                raise CheckpointError(f"{self.path}: became shorter while it was read")
+        if self.path.stat().st_size < self.offset + self.n_bytes:
+            raise CheckpointError(f"{self.path}: became shorter while it was read")
+        if self.n_bytes == 0:
+            x = np.empty(self.shape, self.dtype)
+        else:
+            x = np.memmap(self.path, np.uint8, "r", self.offset, (self.n_bytes,)).view(np.ndarray)
+            x = x.view(self.dtype).reshape(self.shape)
         return x if dtype is None else x.astype(dtype)
 
 
@@ -97,13 +108,20 @@ def read_header(path: Path) -> Header:
     return Header(text, tensors, duplicates)
 
 
-def describe(tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]], metadata: Mapping[str, str]) -> str:
+def parse_header(text: str) -> tuple[dict[str, Shaped], dict[str, str]]:
+    """Tensors in the order of their bytes, and metadata, of a header that `read_header` has checked."""
+    described, _ = _parse(text)
+    metadata = json.loads(text).get(METADATA, {})
+    return {name: Shaped(shape, dtype) for name, (shape, dtype, _, _) in _in_order(described)}, metadata
+
+
+def describe(tensors: Mapping[str, Shaped], metadata: Mapping[str, str]) -> str:
     """The header of a file that will hold tensors of these shapes and dtypes, in this order."""
     described: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     begin = 0
-    for name, (shape, dtype) in tensors.items():
-        end = begin + math.prod(shape) * dtype.itemsize
-        described[name] = {"dtype": WORDS[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    for name, x in tensors.items():
+        end = begin + x.n_bytes
+        described[name] = {"dtype": WORDS[x.dtype], "shape": list(x.shape), "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(described, separators=(",", ":"), ensure_ascii=False)
     return text + " " * (-len(text.encode()) % 8)  # the tensors begin at a multiple of 8
@@ -150,18 +168,22 @@ def _parse(text: str) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 def _place(path: Path, described: dict[str, Any], start: int, size: int) -> Iterator[tuple[str, StoredTensor]]:
     """Tensors by their place in the file, which they must fill, one after the other."""
-    read = {name: _read_entry(name, entry) for name, entry in described.items()}
     end = 0
-    for name, (shape, dtype, begin, stop) in sorted(read.items(), key=lambda item: item[1][2:]):
+    for name, (shape, dtype, begin, stop) in _in_order(described):
         if begin != end:
             raise ValueError(f"{name} begins at byte {begin}, the tensor before it ends at {end}")
-        yield name, StoredTensor(path, shape, dtype, start + begin)
+        yield name, StoredTensor(shape, dtype, path, start + begin)
         end = stop
     if start + end != size:
         raise ValueError(f"tensors end at byte {start + end:,}, but the file has {size:,}: cut short or overlong")
 
 
-def _read_entry(name: str, entry: Any) -> tuple[tuple[int, ...], np.dtype, int, int]:
+def _in_order(described: dict[str, Any]) -> list[tuple[str, Entry]]:
+    read = {name: _read_entry(name, entry) for name, entry in described.items()}
+    return sorted(read.items(), key=lambda item: item[1][2:])
+
+
+def _read_entry(name: str, entry: Any) -> Entry:
     """Shape, dtype, first and last byte of a tensor."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name}: needs exactly dtype, shape and data_offsets")
@@ -178,14 +200,6 @@ def _read_entry(name: str, entry: Any) -> tuple[tuple[int, ...], np.dtype, int, 
 
 def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and len(values) <= 32 and all(type(x) is int and 0 <= x < 2**63 for x in values)
-
-
-def _read_into(file: Any, buffer: memoryview) -> int:
-    """Fill the buffer as far as the file goes; one read returns 2 GiB at most."""
-    done = 0
-    while done < len(buffer) and (n := file.readinto(buffer[done:])):
-        done += n
-    return done
 
 
 def _write_all(file: Any, buffer: memoryview) -> None:

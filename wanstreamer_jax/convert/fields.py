@@ -22,7 +22,7 @@ class Fields:
 
     def inner(self, name: str) -> "Fields":
         """The fields of an object within this one, empty where there is none; `check` of either knows of both."""
-        raw = self._read(name, {}, "an object", lambda x: isinstance(x, dict))
+        raw = self._read(name, {}, "an object", lambda x: isinstance(x, dict)) or {}
         inner = Fields(raw, self._n_tensors)
         inner._prefix, inner._wrong = f"{self._prefix}{name}.", self._wrong
         return inner

@@ -21,7 +21,7 @@ from wanstreamer_jax.perception import NORM_EPS, RGB, Vision
 from wanstreamer_jax.timeline import Picture
 
 PREFIX = "vision_model."  # of a whole SigLIP2; a vision tower saved by itself may have none
-POSITIONS = "embeddings.position_embedding.weight"
+POSITIONS, POSITIONS_PATH = "embeddings.position_embedding.weight", "tower.positions"
 UNUSED = r"text_model\..*|(vision_model\.)?head\..*|logit_scale|logit_bias"
 FIXED = "google/siglip2-base-patch16-256"
 
@@ -69,7 +69,7 @@ def table(cfg: VisionConfig, names: Collection[str] = ()) -> list[Entry]:
 def _table(cfg: VisionConfig, prefix: str) -> Iterator[Entry]:
     patches = Layout("o i p q", "(p q i) o", (("p", cfg.patch), ("q", cfg.patch)))
     yield from affine_entries(f"{prefix}embeddings.patch_embedding", "tower.embed", patches)
-    yield Entry(prefix + POSITIONS, "tower.positions", Layout("t c", "t c"))
+    yield Entry(prefix + POSITIONS, POSITIONS_PATH, Layout("t c", "t c"))
     for i in range(cfg.layers):
         theirs, ours = f"{prefix}encoder.layers.{i}", f"tower.layers.{i}"
         for their_name, name in (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("out_proj", "o")):
