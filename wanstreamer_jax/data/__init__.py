@@ -1,0 +1,1 @@
+"""Sessions to train and test on: where they come from, what they look like on disk."""
