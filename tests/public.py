@@ -179,17 +179,22 @@ class Loaded(NamedTuple):
 
 def load(family: str, directory: Path) -> Loaded:
     """Take a directory through its family's reader and table."""
-    f, tensors = FAMILIES[family], tensors_in(directory)
-    config = f.read_config(config_in(directory), tensors)
+    return loaded(family, config_in(directory), tensors_in(directory))
+
+
+def loaded(family: str, raw: dict[str, Any], tensors: dict[str, Any]) -> Loaded:
+    """Take tensors and the config.json beside them through their family's reader and table."""
+    f = FAMILIES[family]
+    config = f.read_config(raw, tensors)
     entries = f.table(config, tensors.keys())
     check(entries, tensors, shapes_of(lambda: f.init(config)), f.unused)
     return Loaded(config, dict(take(entries, tensors)), tensors)
 
 
-def given_back(family: str, loaded: Loaded) -> dict[str, np.ndarray]:
+def given_back(family: str, ours: Loaded) -> dict[str, np.ndarray]:
     """What we took, under the names that it had."""
-    entries = FAMILIES[family].table(loaded.config, loaded.tensors.keys())
-    return {entry.theirs: give(entry, loaded.params[entry.ours]) for entry in entries}
+    entries = FAMILIES[family].table(ours.config, ours.tensors.keys())
+    return {entry.theirs: give(entry, ours.params[entry.ours]) for entry in entries}
 
 
 def assert_same_bits(actual: dict[str, np.ndarray], expected: dict[str, StoredTensor]) -> None:
@@ -207,19 +212,19 @@ def error(actual: Any, expected: Any) -> float:
     return float(np.linalg.norm(a - e) / np.linalg.norm(e))
 
 
-def offenders(family: str, loaded: Loaded, tensors: dict[str, Any], duplicates: tuple[str, ...] = ()) -> list[str]:
+def offenders(family: str, ours: Loaded, tensors: dict[str, Any], duplicates: tuple[str, ...] = ()) -> list[str]:
     """What a family's strict table says of tensors."""
     f = FAMILIES[family]
-    shapes = shapes_of(lambda: f.init(loaded.config))
+    shapes = shapes_of(lambda: f.init(ours.config))
     with pytest.raises(ValueError, match="not of this configuration") as wrong:
-        check(f.table(loaded.config, tensors.keys()), tensors, shapes, f.unused, duplicates)
+        check(f.table(ours.config, tensors.keys()), tensors, shapes, f.unused, duplicates)
     return [line.strip() for line in str(wrong.value).splitlines()[1:]]
 
 
-def rewritten(family: str, loaded: Loaded, directory: Path, model: Any) -> Any:
+def rewritten(family: str, ours: Loaded, directory: Path, model: Any) -> Any:
     """What the public `model` makes of the tensors that we give back and of the config.json that we write."""
     directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(FAMILIES[family].write_config(loaded.config)))
+    (directory / "config.json").write_text(json.dumps(FAMILIES[family].write_config(ours.config)))
     name = "diffusion_pytorch_model" if family == "wan-vae" else "model"
-    save_file(given_back(family, loaded), directory / f"{name}.safetensors", metadata={"format": "pt"})
+    save_file(given_back(family, ours), directory / f"{name}.safetensors", metadata={"format": "pt"})
     return model.from_pretrained(directory).eval().requires_grad_(requires_grad=False)
