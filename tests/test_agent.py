@@ -93,6 +93,17 @@ def test_bfloat16_stays_bfloat16(directory: Path) -> None:
     assert load_agent(directory).params["transformer"]["blocks"][0]["kernel"].dtype == ml_dtypes.bfloat16
 
 
+def test_float32_may_be_stored_in_half_its_bits(agent: Agent, tmp_path: Path) -> None:
+    def narrow(x, kind):
+        return np.asarray(x).astype(kind) if x.dtype == np.float32 else x
+
+    for kind in (ml_dtypes.bfloat16, np.float16):
+        params = jax.tree.map(lambda x, kind=kind: narrow(x, kind), agent.params)
+        save_agent(tmp_path / kind.__name__, dataclasses.replace(agent, params=params))
+        widened = jax.tree.map(lambda x, like: np.asarray(x).astype(like.dtype), params, agent.params)
+        assert_same(load_agent(tmp_path / kind.__name__), dataclasses.replace(agent, params=widened))
+
+
 @pytest.mark.usefixtures("_real_model")
 def test_the_real_model_survives(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -1,10 +1,13 @@
 """Checkpoints from the Hugging Face Hub: safetensors and JSON only, of one revision."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from wanstreamer_jax.convert.container import CheckpointError
 
 SUFFIXES = (".safetensors", ".json")
+Answer = TypeVar("Answer")
 
 
 def download(repo: str, revision: str, folder: str) -> tuple[Path, str]:
@@ -17,17 +20,21 @@ def download(repo: str, revision: str, folder: str) -> tuple[Path, str]:
         import huggingface_hub
     except ImportError as error:
         raise CheckpointError("--repo needs huggingface_hub: pip install 'wanstreamer-jax[convert]'") from error
-    try:
-        info = huggingface_hub.HfApi().model_info(repo, revision=revision)
-        names = [file.rfilename for file in info.siblings or () if _is_wanted(file.rfilename, folder)]
-        if info.sha is None or not any(name.endswith(".safetensors") for name in names):
-            raise CheckpointError(f"{repo}: no safetensors files in {folder or 'its top folder'} at {revision}")
-        root = huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=names)
-    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{repo} at {revision}: cannot be fetched: {error}") from error
+    where = f"{repo} at {revision}"
+    info = _ask(where, lambda: huggingface_hub.HfApi().model_info(repo, revision=revision))
+    names = [file.rfilename for file in info.siblings or () if _is_wanted(file.rfilename, folder)]
+    if info.sha is None or not any(name.endswith(".safetensors") for name in names):
+        raise CheckpointError(f"{where}: no safetensors files in {folder or 'its top folder'}")
+    root = _ask(where, lambda: huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=names))
     return Path(root, folder), info.sha
+
+
+def _ask(where: str, question: Callable[[], Answer]) -> Answer:
+    """The Hub's answer; CheckpointError when there is none."""
+    try:
+        return question()
+    except Exception as error:  # of its HTTP library too, which is another in every version
+        raise CheckpointError(f"{where}: cannot be fetched: {error}") from error
 
 
 def _is_wanted(name: str, folder: str) -> bool:
