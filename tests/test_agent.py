@@ -147,7 +147,7 @@ def test_an_existing_directory_is_kept_unless_told(agent: Agent, directory: Path
 
 def test_a_directory_that_is_no_agent_is_never_overwritten(agent: Agent, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(AgentError, match="holds no manifest.json, so it is something else"):
+    with pytest.raises(AgentError, match=r"holds no manifest\.json, so it is something else"):
         save_agent(tmp_path, agent, overwrite=True)
     assert (tmp_path / "thesis.txt").exists()
 
