@@ -1,18 +1,15 @@
-"""The audio VAE: it streams, it is Mimi around its bottleneck, and it stays exact for hours."""
+"""The audio VAE: it streams, and it stays exact for hours."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import load_file
 
 from tests.contract import Part, assert_close, run_steps, verify_contract
 from wanstreamer_jax.config import AudioVAEConfig
-from wanstreamer_jax.convert.mimi import audio_vae_from_mimi, audio_vae_to_mimi, hearing_from_mimi
 from wanstreamer_jax.timeline import SAMPLES_PER_AUDIO_LATENT
 from wanstreamer_jax.vae.audio import INITIAL_LOG_VARIANCE, AudioVAE
 from wanstreamer_jax.vae.conv1d import Downsample
@@ -21,7 +18,6 @@ from wanstreamer_jax.vae.windowed import WindowedTransformer
 CFG = AudioVAEConfig(
     filters=4, strides=(32, 30), width=32, residual_layers=2, layers=2, heads=4, mlp=48, window=5, latent_channels=8
 )
-MIMI = dataclasses.replace(CFG, strides=AudioVAEConfig().strides, latent_channels=CFG.width)
 PIECES = (1, 3, 1, 1, 3)  # latents
 
 
@@ -100,79 +96,6 @@ def test_bottleneck_begins_as_a_projection(channels):
     np.testing.assert_array_equal(log_variance, INITIAL_LOG_VARIANCE)
 
 
-@pytest.fixture(scope="module")
-def mimi(tmp_path_factory: pytest.TempPathFactory):
-    """Transformers' Mimi with random weights and no quantiser, and its checkpoint."""
-    torch = pytest.importorskip("torch")
-    model = _mimi(torch)
-    path = tmp_path_factory.mktemp("mimi")
-    model.save_pretrained(path)
-    model.quantizer.encode = lambda latents, n_quantizers=None: latents.transpose(0, 1)
-    model.quantizer.decode = lambda latents: latents
-    return model.eval(), load_file(Path(path, "model.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def converted(mimi) -> AudioVAE:
-    graph, state = nnx.split(nnx.eval_shape(lambda: AudioVAE(MIMI, rngs=nnx.Rngs(0))))
-    return with_params(graph, state, audio_vae_from_mimi(mimi[1], MIMI, seed=0))
-
-
-@pytest.mark.parametrize("n_samples", [1920 * 10, 1920 * 7 + 700])
-def test_encoder_is_mimi(mimi, converted, n_samples):
-    x = noise(0, 2, n_samples)
-    latents = run_torch(lambda x: mimi[0].encode(x[:, None]).audio_codes, x).swapaxes(1, 2)
-    assert_close(jax.jit(converted.encoder)(x).mean, latents, 1e-5)
-
-
-def test_decoder_is_mimi(mimi, converted):
-    z = noise(0, 2, 9, MIMI.width)
-    samples = run_torch(lambda z: mimi[0].decode(z.swapaxes(1, 2)).audio_values, z)
-    assert_close(jax.jit(converted.decoder)(z), samples[:, 0], 1e-5)
-
-
-def test_conversion_replaces_all_but_the_bottleneck(mimi):
-    narrow = dataclasses.replace(MIMI, latent_channels=8)
-    first, second = (audio_vae_from_mimi(mimi[1], narrow, seed=seed) for seed in (0, 1))
-    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), first, second)
-    paths = [jax.tree_util.keystr(path) for path, c in jax.tree.leaves_with_path(changed) if c]
-    assert paths == ["['decoder']['unproject']['kernel']", "['encoder']['mean']['kernel']"]
-
-
-def test_conversion_there_and_back(mimi):
-    back = audio_vae_to_mimi(audio_vae_from_mimi(mimi[1], MIMI, seed=0), MIMI)
-    assert back.keys() == {name for name in mimi[1] if not name.startswith("quantizer.")}
-    for name, x in back.items():
-        np.testing.assert_array_equal(x, mimi[1][name])
-
-
-def test_conversion_lists_all_that_does_not_fit(mimi):
-    tensors = dict(mimi[1]) | {
-        "encoder.layers.99.conv.bias": np.zeros(3),
-        "downsample.conv.weight": np.zeros((2, 2, 4)),
-    }
-    del tensors["encoder.layers.0.conv.bias"]
-    for convert in (lambda: audio_vae_from_mimi(tensors, MIMI, 0), lambda: hearing_from_mimi(tensors, MIMI, 8, 0)):
-        with pytest.raises(ValueError, match="not of this configuration") as error:
-            convert()
-        assert str(error.value).splitlines()[1:] == [
-            "  unknown encoder.layers.99.conv.bias",
-            "  missing encoder.layers.0.conv.bias",
-            "  downsample.conv.weight: shape (2, 2, 4), expected (32, 32, 4)",
-        ]
-
-
-def test_published_size():
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    with torch.device("meta"):
-        model = transformers.MimiModel(transformers.MimiConfig())
-    theirs = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("quantizer."))
-    ours = nnx.eval_shape(lambda: AudioVAE(AudioVAEConfig(), rngs=nnx.Rngs(0)))
-    bottleneck = (ours.encoder.mean, ours.encoder.log_variance, ours.decoder.unproject)
-    assert count(ours) - sum(map(count, bottleneck)) == theirs
-
-
 def as_part(module) -> Part:
     """A causal part as the contract's verifier wants it."""
     return Part(jax.jit(module), module.init_state, jax.jit(module.step))
@@ -203,38 +126,3 @@ def _of_step(module) -> Part:
 
 def _transformer(layers: int = 2) -> WindowedTransformer:
     return drawn(lambda: WindowedTransformer(16, 32, layers=layers, heads=2, window=5, rngs=nnx.Rngs(0)))
-
-
-def _mimi(torch):
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.MimiConfig(
-        hidden_size=MIMI.width,
-        num_filters=MIMI.filters,
-        num_residual_layers=MIMI.residual_layers,
-        num_hidden_layers=MIMI.layers,
-        num_attention_heads=MIMI.heads,
-        num_key_value_heads=MIMI.heads,
-        intermediate_size=MIMI.mlp,
-        sliding_window=MIMI.window,
-        upsample_groups=MIMI.width,
-        layer_scale_initial_scale=0.5,
-        num_quantizers=2,
-        codebook_size=4,
-    )
-    model = transformers.MimiModel(config)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return model
-
-
-def run_torch(f, x: jax.Array) -> np.ndarray:
-    import torch
-
-    with torch.no_grad():
-        return f(torch.from_numpy(np.array(x))).numpy()
-
-
-def count(module) -> int:
-    return sum(x.size for x in jax.tree.leaves(nnx.state(module)))

@@ -16,7 +16,7 @@ from flax import nnx
 from tests import public, small
 from wanstreamer_jax import cache
 from wanstreamer_jax.attention import attend, attend_slots, merge, visible
-from wanstreamer_jax.convert.qwen3 import FAMILY, transformer_from_qwen3
+from wanstreamer_jax.convert.qwen3 import FAMILY, transformer_from_qwen3, transformer_to_qwen3
 from wanstreamer_jax.model import Latents, wan_streamer
 from wanstreamer_jax.presets import QWEN3
 from wanstreamer_jax.stream.world import pack_world, stack_slice, world_tokens
@@ -133,6 +133,10 @@ def test_there_and_back_is_the_same_bits(tmp_path, dtype, options):
     assert loaded.config.dtype == dtype
     assert {str(x.dtype) for x in loaded.params.values()} == {dtype}
     public.assert_same_bits(public.given_back("qwen3", loaded), loaded.tensors)
+    config = dataclasses.replace(small.small_config(), transformer=loaded.config)
+    back = transformer_to_qwen3(transformer_from_qwen3(loaded.tensors, config, seed=0), loaded.config)
+    copies = {"lm_head.weight"} if "head_copy" in options else set()
+    public.assert_same_bits(back, {name: x for name, x in loaded.tensors.items() if name not in copies})
 
 
 def test_theirs_reads_the_config_that_we_write(tmp_path):
