@@ -1,0 +1,95 @@
+"""Settings of training: frozen dataclasses, overridden on the command line, written beside every checkpoint."""
+
+import dataclasses
+from typing import Any, Literal
+
+from wanstreamer_jax.config import Dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """Devices along each axis of the mesh; data 0: all that the other two leave."""
+
+    data: int = 0  # copies of the parameters, each with its part of the batch
+    fsdp: int = 1  # devices that share one copy, and its part of the batch
+    ulysses: int = 1  # devices that share one sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay, gradients clipped by their norm."""
+
+    learning_rate: float = 1e-3
+    final_share: float = 0.05  # of the learning rate, at the end
+    warmup: int = 100  # updates
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.01  # of matrices and kernels only
+    clip: float = 1.0  # norm of the gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """A threshold for a measure of held-out data."""
+
+    measure: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def passes(self, value: float) -> bool:
+        """Whether a measured value is good enough; NaN never is."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoVAEWeights:
+    """What the video VAE's loss adds up, and its clips."""
+
+    units: int = 2  # of a clip, after its portrait
+    clips: int = 4  # of a session: a sample
+    seconds: float = 4.0  # of a session of the synthetic world
+    pixels: float = 1.0  # mean absolute error, pixels in [-1, 1]
+    pyramid: float = 1.0  # mean absolute error of a Laplacian pyramid: edges at every scale
+    motion: float = 0.5  # mean absolute error of differences between frames
+    kl: float = 1e-6  # of each latent number
+    adversarial: float = 0.0  # 0: there is no discriminator
+    adversarial_from: int = 0  # step
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioVAEWeights:
+    """What the audio VAE's loss adds up, and its clips."""
+
+    latents: int = 12  # of a clip, 80 ms each
+    clips: int = 6  # of a session: a sample
+    seconds: float = 8.0  # of a session of the synthetic world
+    waveform: float = 1.0  # mean absolute error, samples in [-1, 1]
+    log_spectrum: float = 1.0  # mean absolute difference of log magnitudes, nepers
+    convergence: float = 1.0  # |S - S'| / |S| of magnitudes
+    kl: float = 1e-4  # of each latent number
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One stage of one agent."""
+
+    weights: Any  # the stage's dataclass above
+    steps: int = 1000
+    batch: int = 8  # samples of all devices together in one update
+    accumulation: int = 1  # pieces a batch is computed in, one after the other
+    seed: int = 0
+    mesh: MeshShape = MeshShape()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    helper_optimizer: OptimizerConfig | None = None  # of trainees that are no part of an agent; none: the same
+    compute: Dtype = "float32"  # of activations; parameters and optimiser state are float32 always
+    remat: Literal["nothing", "elementwise"] = "nothing"  # what the backward pass computes again
+    ema: float = 0.0  # share of the old average that an update keeps; 0: no average
+    samples: int = 4096  # of the synthetic world in an epoch
+    heldout_batches: int = 8  # that the measures are taken over
+    workers: int = 0  # processes that prepare samples; 0: threads of this one
+    save_every_s: float = 300.0  # seconds between checkpoints
+    keep: int = 3  # checkpoints
+    log_every: int = 10  # steps between updates of the progress bar
+    preview_every: int = 500  # steps between pictures of what it does
+    gates: tuple[Gate, ...] = ()
