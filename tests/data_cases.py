@@ -1,0 +1,37 @@
+"""Small sessions, folders and datasets of the synthetic world, for the tests of data."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from tests.small_preset import config as byte_config
+from wanstreamer_jax.data.dataset import Dataset, DatasetWriter
+from wanstreamer_jax.data.layout import Layout
+from wanstreamer_jax.data.record import Record
+from wanstreamer_jax.data.world import World
+from wanstreamer_jax.data.world_source import WorldSource
+from wanstreamer_jax.tokens import byte_tokenizer
+
+CONFIG = dataclasses.replace(
+    byte_config,
+    text=dataclasses.replace(byte_config.text, max_agent=8),
+    world=dataclasses.replace(byte_config.world, max_text=80),
+)
+TOKENIZER = byte_tokenizer()
+LAYOUT = Layout.of(CONFIG, TOKENIZER)
+WORLD = World(seconds=2.4, user_picture=LAYOUT.user_picture, agent_picture=LAYOUT.agent_picture)
+
+
+@functools.cache
+def records(n: int = 7) -> tuple[Record, ...]:
+    source = WorldSource(WORLD, TOKENIZER, LAYOUT, n)
+    return tuple(source[i] for i in range(n))
+
+
+def write_dataset(directory: Path, recs=None, shard_bytes: int = 3_000_000) -> Dataset:
+    directory.mkdir()
+    with DatasetWriter(directory, LAYOUT, None, shard_bytes) as writer:
+        for record in records() if recs is None else recs:
+            writer.add(record)
+        writer.finish({})
+    return Dataset(directory)

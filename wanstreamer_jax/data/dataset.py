@@ -1,0 +1,228 @@
+"""Prepared data: ArrayRecord shards of records, and `dataset.json`, which says what is in them.
+
+    dataset/
+      data-00000.array_record     records, each compressed and hashed by itself, read in any order
+      dataset.json                layout, what the latents are of, counts, licences; of each shard its size, its
+                                  sha256 and the names and lengths of its records
+
+ArrayRecord (an extra, imported here alone) keeps a hash of every record, so that a flipped bit is found when the
+record is read, and costs that record only.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from wanstreamer_jax.data.errors import DataError, Problem
+from wanstreamer_jax.data.layout import Layout
+from wanstreamer_jax.data.record import Record, decode, encode
+from wanstreamer_jax.timeline import UNIT_MS
+
+FORMAT = 1  # raised when an older reader could not understand a newer dataset
+MANIFEST = "dataset.json"
+_OPTIONS = "group_size:1,zstd:1"  # records are read one by one; more effort hardly makes frames smaller
+_MISSING = "prepared data needs array_record: pip install 'wanstreamer-jax[train]'"
+
+
+class DamagedRecordError(ValueError):
+    """A record that cannot be read; the message names it, its shard and the reason."""
+
+
+@dataclasses.dataclass
+class Counts:
+    """What is in a dataset."""
+
+    sessions: int = 0
+    records: int = 0
+    units: int = 0
+    words: int = 0
+    words_moved: int = 0  # whose text stands in a later unit than they were said in
+    tokens_left_over: int = 0  # for which a session was too short
+
+    @property
+    def seconds(self) -> float:
+        """How long it all is."""
+        return self.units * UNIT_MS / 1000
+
+
+class DatasetWriter(AbstractContextManager["DatasetWriter"]):
+    """Writes records as they come, a shard after the other, into a directory that is there."""
+
+    def __init__(self, directory: Path, layout: Layout, encoders: Mapping[str, str] | None, shard_bytes: int) -> None:
+        """Begin; `encoders` are the sha256 of the VAEs that the latents are of, None without latents."""
+        self._directory = directory
+        self._shard_bytes = shard_bytes
+        self._manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "layout": dataclasses.asdict(layout),
+            "layout_sha256": _sha256(json.dumps(dataclasses.asdict(layout), sort_keys=True).encode()),
+            "encoders": encoders,
+        }
+        self._shards: list[dict[str, Any]] = []
+        self._licences: collections.Counter[str] = collections.Counter()
+        self._writer: Any = None
+        self._room = 0
+        self.counts = Counts()
+
+    def add(self, record: Record) -> None:
+        """Append a record."""
+        data = encode(record)
+        if self._writer is None or self._room < len(data):
+            self._open_shard()
+        self._writer.write(data)
+        self._room -= len(data)
+        self._shards[-1]["records"].append({"name": record.name, "units": record.n_units})
+        self._licences[record.licence] += record.n_units
+        self.counts.records += 1
+        self.counts.units += record.n_units
+        self.counts.words += len(record.words)
+
+    def finish(self, notes: Mapping[str, Any]) -> None:
+        """Close the last shard and write `dataset.json`, with whatever `notes` say besides."""
+        self._close_shard()
+        for shard in self._shards:
+            path = self._directory / shard["file"]
+            shard |= {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        said = self._manifest | {
+            "counts": dataclasses.asdict(self.counts) | {"seconds": self.counts.seconds},
+            "licences": {name: units * UNIT_MS / 1000 for name, units in sorted(self._licences.items())},
+            "shards": self._shards,
+        }
+        (self._directory / MANIFEST).write_text(json.dumps(said | dict(notes), indent=1) + "\n", encoding="utf-8")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close_shard()
+
+    def _open_shard(self) -> None:
+        self._close_shard()
+        name = f"data-{len(self._shards):05d}.array_record"
+        self._writer = _array_record().ArrayRecordWriter(str(self._directory / name), _OPTIONS)
+        self._shards.append({"file": name, "records": []})
+        self._room = self._shard_bytes
+
+    def _close_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class Dataset:
+    """A prepared dataset, whose records can be read in any order."""
+
+    def __init__(self, directory: Path | str) -> None:
+        """Open it.
+
+        Raises:
+            DataError: it is no dataset, one of a newer format, or a shard is missing or cut short.
+        """
+        self.directory = Path(directory)
+        self.manifest = _read_manifest(self.directory / MANIFEST)
+        self.layout = Layout.from_json(self.manifest["layout"], f"{self.directory / MANIFEST}: layout")
+        self._places = [
+            (shard["file"], i, record["name"])
+            for shard in self.manifest["shards"]
+            for i, record in enumerate(shard["records"])
+        ]
+        self._readers: dict[str, Any] = {}
+        self._check_sizes()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Record:
+        """Read a record.
+
+        Raises:
+            DamagedRecordError: it is damaged.
+        """
+        file, position, name = self._places[index]
+        try:
+            return decode(self._reader(file).read([position])[0])
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise DamagedRecordError(f"{self.directory / file}: record {position} ({name}): {error}") from error
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether records carry the latents of an agent's VAEs."""
+        return self.manifest["encoders"] is not None
+
+    def check_fits(self, layout: Layout) -> None:
+        """Raise DataError unless the records are of this layout, with what differs."""
+        reasons = self.layout.differences(layout)
+        if reasons:
+            reason = f"was prepared for another configuration: {'; '.join(reasons)}; prepare it again"
+            raise DataError(Problem(self.directory / MANIFEST, reason))
+
+    def verify(self) -> None:
+        """Raise DataError, with their names, when shards are not the files that were written."""
+        changed = [
+            Problem(self.directory / shard["file"], "its sha256 is not the one that dataset.json has: it has changed")
+            for shard in self.manifest["shards"]
+            if file_sha256(self.directory / shard["file"]) != shard["sha256"]
+        ]
+        if changed:
+            raise DataError(*changed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which opens the files itself."""
+        return self.__dict__ | {"_readers": {}}
+
+    def _reader(self, file: str) -> Any:
+        if file not in self._readers:
+            options = "readahead_buffer_size:0"
+            self._readers[file] = _array_record().ArrayRecordReader(str(self.directory / file), options=options)
+        return self._readers[file]
+
+    def _check_sizes(self) -> None:
+        """That shards are there and as long as they were; what is in them is checked when it is read."""
+        problems = []
+        for shard in self.manifest["shards"]:
+            path = self.directory / shard["file"]
+            n_bytes = path.stat().st_size if path.is_file() else None
+            if n_bytes is None:
+                problems.append(Problem(path, "is missing"))
+            elif n_bytes != shard["bytes"]:
+                problems.append(Problem(path, f"has {n_bytes} bytes, not {shard['bytes']}: copy it again"))
+        if problems:
+            raise DataError(*problems)
+
+
+def _array_record() -> Any:
+    try:
+        from array_record.python import array_record_module
+    except ImportError as error:
+        raise RuntimeError(_MISSING) from error
+    return array_record_module
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(Problem(path, "is missing: this is no dataset; make one with `prepare`")) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(Problem(path, f"cannot be read: {error}")) from error
+    needed = {"format", "layout", "encoders", "shards", "counts", "licences"}
+    if not isinstance(manifest, dict) or not needed <= manifest.keys():
+        raise DataError(Problem(path, f"is no manifest of a dataset: needs {', '.join(sorted(needed))}"))
+    if manifest["format"] != FORMAT:
+        raise DataError(Problem(path, f"is of format {manifest['format']}; this program reads {FORMAT}"))
+    return manifest
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,136 @@
+"""Batches for training, through grain (an extra, imported here alone).
+
+The stream of samples is one, whoever reads it: epoch after epoch a new order of all records, from which process p
+of P takes the samples p, p + P, ... and what is random about a sample depends on its place in the stream only. So
+every record is taken exactly once an epoch, by however many processes and workers, and the iterator's state is a
+few numbers.
+"""
+
+import sys
+import threading
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from wanstreamer_jax.data.clips import Sample, Transform
+from wanstreamer_jax.data.dataset import DamagedRecordError
+from wanstreamer_jax.data.record import Record
+
+MOST_DAMAGED = 100  # records that a process leaves out before it stops
+_MISSING = "training data needs grain: pip install 'wanstreamer-jax[train]'"
+
+
+@runtime_checkable
+class RecordSource(Protocol):
+    """Records by number: a `Dataset`, a `WorldSource`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Return a record, or raise DamagedRecordError."""
+
+
+def batches(
+    source: RecordSource,
+    transform: Transform,
+    batch: int,
+    seed: int,
+    *,
+    process: tuple[int, int] = (0, 1),
+    workers: int = 0,
+    most_damaged: int = MOST_DAMAGED,
+) -> Any:
+    """Return an endless iterator (grain's DatasetIterator) of dictionaries of arrays [B, ...].
+
+    Its `get_state()` is a small tree of numbers; after `set_state` of it, on an iterator of the same arguments, the
+    same batches follow to the bit. `close()` it: with workers, a program that ends with one open complains.
+
+    Args:
+        source: where records come from.
+        transform: what is taken from each, one of `clips`.
+        batch: samples a batch, of this process.
+        seed: of the order and of what `transform` draws.
+        process: this process and how many there are, each taking its share.
+        workers: processes that read ahead; 0 reads ahead in threads.
+        most_damaged: damaged records are left out, each named on stderr; this many, in each process and worker, and
+            the next one is an error.
+
+    Raises:
+        ValueError: there is nothing to read, or no such process.
+        RuntimeError: grain is not installed.
+    """
+    index, count = process
+    if len(source) == 0:
+        raise ValueError("no records to read")
+    if not 0 <= index < count:
+        raise ValueError(f"process {index} of {count}: there is no such process")
+    grain = _grain()
+    stream = grain.MapDataset.source(_Undamaged(source, most_damaged)).seed(seed).shuffle().repeat()
+    mine = stream.random_map(transform)[index::count].to_iter_dataset(grain.ReadOptions(num_threads=2))
+    if workers:
+        # Before batching: a batch is then made of the same samples however many workers there are.
+        mine = mine.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(mine.batch(batch))
+
+
+class Samples:
+    """Samples by number, each always the same: what is measured on held-out data."""
+
+    def __init__(self, source: RecordSource, transform: Transform, seed: int) -> None:
+        self._source, self._transform, self._seed = source, transform, seed
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Take a sample from record `index`."""
+        return self._transform(self._source[index], np.random.default_rng((self._seed, int(index))))
+
+
+class _Undamaged:
+    """A source that gives None in place of a damaged record, up to a limit."""
+
+    def __init__(self, source: RecordSource, most_damaged: int) -> None:
+        self._source = source
+        self._most_damaged = most_damaged
+        self._damaged: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record | None:
+        try:
+            return self._source[index]
+        except DamagedRecordError as error:
+            self._note(index, error)
+            return None
+
+    def _note(self, index: int, error: DamagedRecordError) -> None:
+        with self._lock:
+            is_new = index not in self._damaged
+            self._damaged.add(index)
+            n = len(self._damaged)
+        if n > self._most_damaged:
+            raise RuntimeError(f"{n} damaged records, more than {self._most_damaged}; the last: {error}") from error
+        if is_new:
+            print(f"damaged record {n} of at most {self._most_damaged} left out: {error}", file=sys.stderr)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which has a lock of its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._lock = threading.Lock()
+
+
+def _grain() -> Any:
+    try:
+        import grain
+        from absl import flags
+    except ImportError as error:
+        raise RuntimeError(_MISSING) from error
+    if not flags.FLAGS.is_parsed():  # grain asks for its flags, also in programs that have none
+        flags.FLAGS.mark_as_parsed()
+    return grain
