@@ -13,7 +13,7 @@ from tests import small
 from tests.contract import assert_close
 from wanstreamer_jax.config import FlowConfig, HistoryConfig
 from wanstreamer_jax.model import Latents, init_params, part, wan_streamer
-from wanstreamer_jax.session import Predicted, Session, forward
+from wanstreamer_jax.session import Noisy, Predicted, Session, forward
 from wanstreamer_jax.stream import steps
 from wanstreamer_jax.stream.types import Rendered, SessionState, Thought
 from wanstreamer_jax.stream.world import encode_world, pack_world, to_float, world_tokens
@@ -82,7 +82,8 @@ def in_one_pass(config, world, seen, streamed) -> Predicted:
         model = wan_streamer(config, params)
         packed = pack_world(model, world, encode_world(config, params, world))
         tau = FlowTime(*(jnp.ones(session.n_user_text.shape) for _ in range(2)))
-        return forward(model, packed, world_tokens(config, packed), session, noisy, tau)
+        alone = jnp.zeros(session.n_user_text.shape, bool)
+        return forward(model, (packed, world_tokens(config, packed)), session, Noisy(noisy, tau, alone))
 
     session = Session(
         user_text=jnp.stack([u.text for u in seen], 1),

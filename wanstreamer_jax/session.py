@@ -1,10 +1,10 @@
 """A whole session in one forward: the clean stream and, beside it, noisy copies of the agent's latents.
 
-    world | commit 0 | commit 1 | ... | commit U-1 || noisy 0 | noisy 1 | ... | noisy U-1
+    world | commit 0 | commit 1 | ... | commit U-1 || noisy 0 | noisy 1 | ... | noisy U-1 || padding
     commit k = [ latents y_{k-1} | user text | user audio + video | agent text ]
 
-Every stream has fixed slots, padded where a unit holds fewer text tokens, so that commits can be cut out with static
-slices: the queries of a commit meet only the keys up to its own end, never what comes later.
+Every stream has fixed slots, padded where a unit holds fewer text tokens, so that `session_attention` can cut out
+commits with static slices.
 
 B sessions, U units, T tokens, S slots, N heads, K key/value heads, H head size, D width, V vocabulary.
 """
@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from wanstreamer_jax.attention import Tokens, attend, visible
+from wanstreamer_jax.attention import Tokens
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.model import Latents, Packed, WanStreamer
+from wanstreamer_jax.session_attention import HERE, Spans, Spread, session_attention
 from wanstreamer_jax.timeline import Group
 from wanstreamer_jax.transformer import NOT_LATENT, Conditioning, FlowTime
 
@@ -43,73 +44,47 @@ class Predicted(NamedTuple):
     text_logits: Float[Array, "B U T V"]
 
 
-def forward(
-    model: WanStreamer, world: Packed, world_rule: Tokens, session: Session, noisy: Latents, tau: FlowTime
-) -> Predicted:
-    """Predict every text token and every velocity of a session in one pass; `tau` holds [B, U] flow times.
+class Noisy(NamedTuple):
+    """What the solver would move: the agent's latents [B, U, ..] on their way to noise.
 
-    `world` and `world_rule` come from `stream.world`.
+    Units of `alone` are predicted without condition, for guidance: their noisy latents see the world and each other.
     """
-    config = model.config
-    U = session.n_user_text.shape[1]
-    rule, noisy_rule = session_tokens(config, world_rule, session)
-    x = jnp.concatenate([world.x, _clean_stream(model, session), _noisy_stream(model, noisy)], axis=1)
-    angles = jnp.concatenate([world.angles, *_unit_angles(model, session)], axis=1)
-    conditioning = _conditioning(model, world, tau, x.shape[1])
-    spans = Spans(world.x.shape[1], config.layout.n_slice, config.layout.n_agent_media, U)
 
-    def see(_layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attend_session(spans, (rule, noisy_rule), config.history.n_tokens, q, k, v)
+    latents: Latents
+    tau: FlowTime  # [B, U]
+    alone: Bool[Array, "B U"]
 
-    hidden, _ = model.transformer(x, angles, conditioning, see)
+
+def forward(
+    model: WanStreamer,
+    world: tuple[Packed, Tokens],
+    session: Session,
+    noisy: Noisy,
+    spread: Spread = HERE,
+    remat: bool = False,
+) -> Predicted:
+    """Predict every text token and every velocity of a session in one pass; `world` comes from `stream.world`.
+
+    `remat`: for gradients, compute every layer again instead of keeping what is inside it.
+    """
+    packed, world_rule = world
+    layout, U = model.config.layout, session.n_user_text.shape[1]
+    spans = Spans(packed.x.shape[1], layout.n_slice, layout.n_agent_media, U)
+    rule = session_tokens(model.config, world_rule, session)
+    x = jnp.concatenate([packed.x, _clean_stream(model, session), _noisy_stream(model, noisy.latents)], axis=1)
+    angles = jnp.concatenate([packed.angles, *_unit_angles(model, session)], axis=1)
+    conditioning = _conditioning(model, packed, noisy.tau)
+    room = -spans.n_slots % spread.ranks
+    x, angles = (spread.tokens(jnp.pad(a, ((0, 0), (0, room), (0, 0)))) for a in (x, angles))
+    conditioning = conditioning._replace(kind=jnp.pad(conditioning.kind, ((0, 0), (0, room))))
+    alone = jnp.pad(jnp.repeat(noisy.alone, spans.noisy, axis=1), ((0, 0), (spans.start_of_noisy(0), 0)))
+    see = session_attention(spans, rule, alone, model.config, spread)
+    hidden, _ = model.transformer(x, angles, conditioning, see, remat)
     return Predicted(*_unembed(model, spans, hidden))
 
 
-class Spans(NamedTuple):
-    """Where things lie in the sequence of the drawing, in slots."""
-
-    world: int
-    commit: int
-    noisy: int
-    units: int
-
-    def end_of_commit(self, k: int) -> int:
-        """The first slot after commit k."""
-        return self.world + (k + 1) * self.commit
-
-    def start_of_noisy(self, k: int) -> int:
-        """The first slot of the noisy latents of unit k."""
-        return self.world + self.units * self.commit + k * self.noisy
-
-
-def attend_session(
-    spans: Spans,
-    rules: tuple[Tokens, Tokens],
-    window: int,
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B K T H"],
-    v: Float[Array, "B K T H"],
-) -> Float[Array, "B T N H"]:
-    """Attention over a session, commit by commit; `rules` describe the clean and the noisy tokens."""
-    clean, noisy = rules
-    out, out_noisy = [], []
-    for unit in range(-1, spans.units):
-        start, end = (0, spans.world) if unit < 0 else (spans.end_of_commit(unit - 1), spans.end_of_commit(unit))
-        mask = visible(_span(clean, start, end), _span(clean, 0, end), window)
-        out.append(attend(q[:, start:end], k[:, :, :end], v[:, :, :end], mask).values)
-        if unit < 0:
-            continue
-        first = spans.start_of_noisy(unit)
-        last = first + spans.noisy
-        own = _span(noisy, unit * spans.noisy, (unit + 1) * spans.noisy)
-        keys, values = (jnp.concatenate([x[:, :, :end], x[:, :, first:last]], axis=2) for x in (k, v))
-        everyone = Tokens(*(jnp.concatenate([a[:, :end], b], axis=1) for a, b in zip(clean, own, strict=True)))
-        out_noisy.append(attend(q[:, first:last], keys, values, visible(own, everyone, window)).values)
-    return jnp.concatenate(out + out_noisy, axis=1)
-
-
-def session_tokens(config: Config, world: Tokens, session: Session) -> tuple[Tokens, Tokens]:
-    """What the attention rule knows of the clean stream [B, world + U commits] and of the noisy one [B, U noisy]."""
+def session_tokens(config: Config, world: Tokens, session: Session) -> Tokens:
+    """What the attention rule knows of world, clean stream and noisy latents."""
     layout = config.layout
     B, U = session.n_user_text.shape
     counts = (layout.n_agent_media, layout.max_user_text, layout.n_user_media, layout.max_agent_text)
@@ -132,7 +107,6 @@ def session_tokens(config: Config, world: Tokens, session: Session) -> tuple[Tok
         valid=valid,
         commit=repeat(ends - n_tokens, "B U -> B (U T)", T=layout.n_slice),
     )
-    clean = Tokens(*(jnp.concatenate([a, b], axis=1) for a, b in zip(world, clean, strict=True)))
     place = rearrange(ends[..., None] + jnp.arange(layout.n_agent_media), "B U T -> B (U T)")
     noisy = Tokens(
         unit=_all_sessions(np.repeat(np.arange(U), layout.n_agent_media), B),
@@ -142,7 +116,7 @@ def session_tokens(config: Config, world: Tokens, session: Session) -> tuple[Tok
         valid=jnp.ones_like(place, bool),
         commit=repeat(ends, "B U -> B (U T)", T=layout.n_agent_media),
     )
-    return clean, noisy
+    return Tokens(*(jnp.concatenate(parts, axis=1) for parts in zip(world, clean, noisy, strict=True)))
 
 
 def _clean_stream(model: WanStreamer, session: Session) -> jax.Array:
@@ -175,7 +149,7 @@ def _unit_angles(model: WanStreamer, session: Session) -> tuple[jax.Array, jax.A
     return rearrange(clean, "B U T G -> B (U T) G"), rearrange(noisy, "B U T G -> B (U T) G")
 
 
-def _conditioning(model: WanStreamer, world: Packed, tau: FlowTime, n_slots: int) -> Conditioning:
+def _conditioning(model: WanStreamer, world: Packed, tau: FlowTime) -> Conditioning:
     """Rows for adaLN: those of clean latents, then two a unit for its noisy ones."""
     layout = model.config.layout
     B, U = tau.audio.shape
@@ -186,24 +160,18 @@ def _conditioning(model: WanStreamer, world: Packed, tau: FlowTime, n_slots: int
     times = FlowTime(*(jnp.concatenate([a, b], axis=1) for a, b in zip(clean, tau, strict=True)))
     rows = jax.vmap(model.transformer.flow_rows, in_axes=1, out_axes=1)(times)  # [B, 1 + U, M, 6, D]
     row = [world.kind, jnp.tile(commit, (1, U)), *(kinds + rows.shape[2] * (k + 1) for k in range(U))]
-    kind = jnp.concatenate(row, axis=1)
-    assert kind.shape[1] == n_slots
-    return Conditioning(rearrange(rows, "B U M n D -> B (U M) n D"), kind)
+    return Conditioning(rearrange(rows, "B U M n D -> B (U M) n D"), jnp.concatenate(row, axis=1))
 
 
 def _unembed(model: WanStreamer, spans: Spans, hidden: jax.Array) -> tuple[Latents, jax.Array]:
     """Velocities of the noisy tokens; text scores from the hidden state before each agent text token."""
     layout = model.config.layout
     n_text = layout.max_agent_text
-    noisy = rearrange(hidden[:, spans.start_of_noisy(0) :], "B (U T) D -> B U T D", T=spans.noisy)
+    noisy = rearrange(hidden[:, spans.start_of_noisy(0) : spans.n_slots], "B (U T) D -> B U T D", T=spans.noisy)
     commits = rearrange(hidden[:, spans.world : spans.start_of_noisy(0)], "B (U T) D -> B U T D", T=spans.commit)
     before = commits[:, :, layout.n_observed - 1 : layout.n_observed - 1 + n_text]
     velocities = jax.vmap(model.unembed_latents, in_axes=1, out_axes=1)(noisy)
     return velocities, model.transformer.text_logits(before)
-
-
-def _span(tokens: Tokens, start: int, end: int) -> Tokens:
-    return Tokens(*(x[:, start:end] for x in tokens))
 
 
 def _all_sessions(x: np.ndarray, batch: int) -> jax.Array:

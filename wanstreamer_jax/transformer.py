@@ -4,6 +4,7 @@ With adaLN at its zeros it is Qwen3 on text, number for number. It holds no stat
 it says how queries attend. B sessions, T tokens, N heads, K key/value heads, H head size, D width, F mlp width.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -137,11 +138,16 @@ class Transformer(nnx.Module):
         angles: Float[Array, "B T G"],
         conditioning: Conditioning | None,
         attend: Attend,
+        remat: bool = False,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Run every layer; return normed hidden states and each layer's keys and values of these tokens."""
+        """Run every layer; return normed hidden states and each layer's keys and values of these tokens.
+
+        `remat`: for gradients, keep a layer's input only and compute the rest again.
+        """
         kept = []
         for i, block in enumerate(self.layers):
-            x, own = block(x, angles, conditioning, lambda q, k, v, i=i: attend(i, q, k, v))
+            run = functools.partial(block, attend=functools.partial(attend, i))
+            x, own = (jax.checkpoint(run) if remat else run)(x, angles, conditioning)
             kept.append(own)
         return self.norm(x), kept
 

@@ -1,0 +1,132 @@
+"""Attention over a whole session, whose cost is that of the pairs that see each other, in time and in memory.
+
+A block of units meets the world, the commits that its window reaches back to, and itself; nothing else is computed:
+
+    window of 2 commits        world | 0  1 | 2  3 | 4  5 || noisy 0 1 | 2 3 | 4 5
+    block of units 2 and 3       x     x  x   x  x                         x x
+    block of units 4 and 5       x        (0) x  x   x  x                       x x
+
+Scores of a block are computed again for the gradient instead of being kept.
+
+B sessions, U units, T tokens, S slots, N heads, K key/value heads, H head size.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from wanstreamer_jax.attention import Tokens, attend, visible
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.timeline import UnitLayout
+from wanstreamer_jax.transformer import Attend
+
+BLOCK = 512  # slots of a block's queries, at least: fewer make small matrix products, more see more than they may
+
+
+class Spans(NamedTuple):
+    """Where things lie in the sequence of `session`'s drawing, in slots."""
+
+    world: int
+    commit: int
+    noisy: int
+    units: int
+
+    @property
+    def n_slots(self) -> int:
+        """All of them."""
+        return self.start_of_noisy(self.units)
+
+    def start_of_commit(self, k: int) -> int:
+        """The first slot of commit k."""
+        return self.world + k * self.commit
+
+    def start_of_noisy(self, k: int) -> int:
+        """The first slot of the noisy latents of unit k."""
+        return self.world + self.units * self.commit + k * self.noisy
+
+
+class Spread(NamedTuple):
+    """How a sequence lies on devices: its tokens in `ranks` equal parts, or inside attention its heads (Ulysses).
+
+    Each function takes an array whose axis 1 is tokens, or heads, and returns the same array where it should lie.
+    """
+
+    ranks: int
+    tokens: Callable[[jax.Array], jax.Array]
+    heads: Callable[[jax.Array], jax.Array]
+
+
+HERE = Spread(1, lambda x: x, lambda x: x)
+
+
+def session_attention(spans: Spans, rule: Tokens, alone: Bool[Array, "B T"], config: Config, spread: Spread) -> Attend:
+    """How the tokens of a session attend; `rule` describes all of them, `alone` those that see no history."""
+    blocks = Blocks.of(spans, reach_of_window(config.layout, config.history.n_tokens))
+    rules = list(zip(*(blocks.split(x, 1) for x in rule), strict=True))
+    lonely = blocks.split(alone, 1)
+
+    @jax.checkpoint
+    def attend_block(q: jax.Array, k: jax.Array, v: jax.Array, who: tuple[Tokens, Tokens, jax.Array]) -> jax.Array:
+        queries, keys, alone = who
+        history = (keys.unit >= 0) & ~keys.noisy
+        mask = visible(queries, keys, config.history.n_tokens) & ~(alone[..., None] & history[:, None])
+        return attend(q, k, v, mask).values
+
+    def see(_layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        # A hidden value has weight 0, but 0 x NaN is NaN. Keys still carry a NaN to every query that sees it.
+        q, k, v = (spread.heads(x) for x in (q.swapaxes(1, 2), k, jnp.where(jnp.isnan(v), 0, v)))
+        qs, ks, vs = (blocks.split(x, 2) for x in (q, k, v))
+        out = [jnp.zeros_like(x, jnp.float32) for x in qs]
+        for own, seen in blocks.pairs():
+            who = _join_tokens(rules, own), _join_tokens(rules, seen), _join(lonely, own, 1)
+            values = attend_block(_join(qs, own, 2).swapaxes(1, 2), _join(ks, seen, 2), _join(vs, seen, 2), who)
+            ends = np.cumsum([qs[i].shape[2] for i in own])[:-1]
+            for i, value in zip(own, jnp.split(values.swapaxes(1, 2), ends, axis=2), strict=True):
+                out[i] = value
+        return spread.tokens(jnp.concatenate(out, axis=2).swapaxes(1, 2))
+
+    return see
+
+
+class Blocks(NamedTuple):
+    """A sequence in pieces: the world, commits by the block, noisy latents by the block, padding."""
+
+    cuts: tuple[int, ...]
+    n: int  # blocks
+    reach: int  # in blocks
+
+    @classmethod
+    def of(cls, spans: Spans, reach: int) -> "Blocks":
+        """Blocks of units; `reach` is in units."""
+        n_units = max(1, BLOCK // (spans.commit + spans.noisy))
+        firsts = range(0, spans.units, n_units)
+        cuts = [spans.start_of_commit(k) for k in firsts] + [spans.start_of_noisy(k) for k in firsts]
+        return cls((*cuts, spans.n_slots), len(firsts), -(-reach // n_units))
+
+    def split(self, x: jax.Array, axis: int) -> list[jax.Array]:
+        """The pieces of an array: split once, so that the gradient is put together once."""
+        return jnp.split(x, self.cuts, axis=axis)
+
+    def pairs(self) -> Iterator[tuple[list[int], list[int]]]:
+        """Pieces whose tokens ask, and the pieces that any of them may see."""
+        yield [0], [0]
+        for i in range(self.n):
+            commits, noisy = 1 + i, 1 + self.n + i
+            yield [commits, noisy], [0, *range(max(1, commits - self.reach), commits + 1), noisy]
+
+
+def _join(pieces: list[jax.Array], which: list[int], axis: int) -> jax.Array:
+    return jnp.concatenate([pieces[i] for i in which], axis=axis)
+
+
+def _join_tokens(rules: list[tuple[jax.Array, ...]], which: list[int]) -> Tokens:
+    return Tokens(*(_join(list(x), which, 1) for x in zip(*rules, strict=True)))
+
+
+def reach_of_window(layout: UnitLayout, window: int) -> int:
+    """How many commits before its own a token may see: every commit but the first has a response, and <unit_end>."""
+    return 1 + -(-window // (layout.n_agent_media + layout.n_user_media + 1))
