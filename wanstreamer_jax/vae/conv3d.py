@@ -4,9 +4,7 @@ A layer with memory carries the last frames of its input; one without carries `(
 frame before the stream; only the layers that change the frame rate treat it in their own way.
 """
 
-import math
-import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +12,33 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-Grid = tuple[int, int]  # rows and columns
-Frames = Float[Array, "B _ _ _ _"]  # [B, T, h, w, C]
+from wanstreamer_jax.vae.winograd import POINTS, TAPS, convolve_tiles
 
-TAPS = 3  # of every kernel, in time and in space
+Frames = Float[Array, "B _ _ _ _"]  # [B, T, h, w, C]
+Padding = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
+
+# What pays on CPU, measured: with fewer channels, sums cost more than the products they save; with fewer pixels, or in
+# time to compile, tiles of rows do.
+TILED_CHANNELS, TILED_ROW_CHANNELS = 16, 64  # at least so many, in and out
+TILED_ROW_PIXELS = 1024
+ROWS_PER_TILE = 4
 _init_kernel = nnx.initializers.lecun_normal()
+
+
+class Grid(NamedTuple):
+    """What a layer works on: frames a unit, rows and columns."""
+
+    frames: int
+    rows: int
+    columns: int
+
+    def half(self, *, temporal: bool) -> "Grid":
+        """Half as many rows and columns, and frames where `temporal`."""
+        return Grid(self.frames // 2 if temporal else self.frames, self.rows // 2, self.columns // 2)
+
+    def double(self, *, temporal: bool) -> "Grid":
+        """Twice as many rows and columns, and frames where `temporal`."""
+        return Grid(self.frames * 2 if temporal else self.frames, self.rows * 2, self.columns * 2)
 
 
 class Layer(nnx.Module):
@@ -57,7 +77,8 @@ class CausalConv(Layer):
         # Rows, columns, frames: frames stand next to channels, so that both can be one axis without a copy.
         self.kernel = nnx.Param(_init_kernel(rngs.params(), (TAPS, TAPS, TAPS, channels_in, channels_out)))
         self.bias = nnx.Param(jnp.zeros(channels_out))
-        self.tail_shape = (TAPS - 1, *grid, channels_in)
+        self.tail_shape = (TAPS - 1, grid.rows, grid.columns, channels_in)
+        self.frames_per_unit = grid.frames
 
     def init_state(self, batch: int) -> Frames:
         """Return the two frames of zeros before the portrait."""
@@ -66,7 +87,7 @@ class CausalConv(Layer):
     def step(self, x: Frames, state: Frames) -> tuple[Frames, Frames]:
         """Convolve frames; remember the last two."""
         x = jnp.concatenate([state, x], axis=1)
-        return _convolve_frames(x, self.kernel[...]) + self.bias[...], x[:, -(TAPS - 1) :]
+        return _convolve_frames(x, self.kernel[...], self.frames_per_unit) + self.bias[...], x[:, -(TAPS - 1) :]
 
 
 class SpaceConv(nnx.Module):
@@ -118,7 +139,7 @@ class UpsampleTime(Upsample):
     def __init__(self, channels: int, grid: Grid, *, rngs: nnx.Rngs):
         super().__init__(channels, rngs=rngs)
         self.time = TimeConv(channels, 2 * channels, rngs=rngs)
-        self.tail_shape = (TAPS - 1, *grid, channels)
+        self.tail_shape = (TAPS - 1, grid.rows, grid.columns, channels)
 
     def init_state(self, batch: int) -> Frames:
         """Return two frames of zeros."""
@@ -154,7 +175,7 @@ class DownsampleTime(Downsample):
     def __init__(self, channels: int, grid: Grid, *, rngs: nnx.Rngs):
         super().__init__(channels, rngs=rngs)
         self.time = TimeConv(channels, channels, rngs=rngs)
-        self.tail_shape = (1, grid[0] // 2, grid[1] // 2, channels)
+        self.tail_shape = (1, grid.rows // 2, grid.columns // 2, channels)
 
     def init_state(self, batch: int) -> Frames:
         """Return one frame of zeros; the portrait takes its place."""
@@ -178,28 +199,40 @@ def _windows(x: Frames, stride: int = 1) -> Float[Array, "B U h w D"]:
     return jnp.concatenate([x[:, i : i + n_last + 1 : stride] for i in range(TAPS)], axis=-1)
 
 
-def _convolve_frames(x: Float[Array, "B S h w C"], kernel: Float[Array, "3 3 3 C D"]) -> Float[Array, "B T h w D"]:
+def _convolve_frames(
+    x: Float[Array, "B S h w C"], kernel: Float[Array, "3 3 3 C D"], frames_per_unit: int
+) -> Float[Array, "B T h w D"]:
     """Convolve in space and time; S = T + 2 frames in, T out.
 
-    On CPU XLA's 3-D convolution is 2 to 14 times slower than its 2-D one. So there the three frames that an output
-    frame sees become channels of one picture: 3 times the input to copy, and the sum over time stays inside one
-    convolution. XLA runs a 2-D convolution on one core and independent ones at once, hence one for each core where
-    the frames divide. Elsewhere the 3-D convolution is the fast and the small one.
+    On CPU XLA's 3-D convolution is 2 to 14 times slower than its 2-D one. So there the frames of a unit make a tile:
+    4 frames cost 6 convolutions of pictures instead of 12. A tile never reaches into the next unit, whose frames may
+    not touch this one's. Where there is one frame, or few channels, the three frames that an output frame sees become
+    channels of one picture: 3 times the input to copy, and the sum over time stays inside one convolution.
     """
     if jax.default_backend() != "cpu":
-        padding = ((0, 0), (1, 1), (1, 1))
+        padding = ((1, 1), (1, 1), (0, 0))  # in the kernel's order
         return lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=("NDHWC", "HWDIO", "NDHWC"))
-    n_frames = x.shape[1] - (TAPS - 1)
-    step = n_frames // math.gcd(n_frames, os.cpu_count() or 1)
-    parts = [_convolve_windows(x[:, i : i + step + TAPS - 1], kernel) for i in range(0, n_frames, step)]
-    return jnp.concatenate(parts, axis=1)
+    whole_units = (x.shape[1] - (TAPS - 1)) % frames_per_unit == 0
+    if whole_units and frames_per_unit in POINTS and min(kernel.shape[-2:]) >= TILED_CHANNELS:
+        taps = [kernel[:, :, i] for i in range(TAPS)]
+        return convolve_tiles(x, taps, frames_per_unit, 1, _convolve_each)
+    return _convolve_each(_windows(x), kernel.reshape(TAPS, TAPS, -1, kernel.shape[-1]))
 
 
-def _convolve_windows(x: Float[Array, "B S h w C"], kernel: Float[Array, "3 3 3 C D"]) -> Float[Array, "B T h w D"]:
-    windows = _windows(x)
-    b, t, h, w, c = windows.shape
-    y = _convolve_pictures(windows.reshape(b * t, h, w, c), kernel.reshape(TAPS, TAPS, c, -1), ((1, 1), (1, 1)))
+def _convolve_each(x: Frames, kernel: Float[Array, "3 3 C D"]) -> Frames:
+    """Convolve every frame in space; in tiles of rows where it pays."""
+    b, t, h, w, c = x.shape
+    pictures = x.reshape(b * t, h, w, c)
+    if h * w >= TILED_ROW_PIXELS and min(kernel.shape[-2:]) >= TILED_ROW_CHANNELS:
+        pictures = jnp.pad(pictures, ((0, 0), (1, 1 + -h % ROWS_PER_TILE), (0, 0), (0, 0)))
+        y = convolve_tiles(pictures, list(kernel), ROWS_PER_TILE, 1, _convolve_rows)[:, :h]
+    else:
+        y = _convolve_pictures(pictures, kernel, ((1, 1), (1, 1)))
     return y.reshape(b, t, h, w, -1)
+
+
+def _convolve_rows(x: Float[Array, "P h w C"], kernel: Float[Array, "3 C D"]) -> Float[Array, "P h w D"]:
+    return _convolve_pictures(x, kernel[None], ((0, 0), (1, 1)))
 
 
 def _convolve_repeated(x: Float[Array, "P h w C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "P i j D"]:
@@ -228,7 +261,7 @@ def _merge_taps(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _convolve_pictures(
-    x: Float[Array, "P h w C"], kernel: Float[Array, "k k C D"], padding: tuple[Grid, Grid], stride: int = 1
+    x: Float[Array, "P h w C"], kernel: Float[Array, "k l C D"], padding: Padding, stride: int = 1
 ) -> Float[Array, "P i j D"]:
-    """Convolve in space; `padding` is (above, below), (left, right)."""
+    """Convolve in space."""
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from wanstreamer_jax.config import VideoVAEConfig
-from wanstreamer_jax.timeline import Picture
+from wanstreamer_jax.timeline import VIDEO_LATENTS_PER_UNIT, Picture
 from wanstreamer_jax.vae.causal import Gaussian
 from wanstreamer_jax.vae.conv3d import (
     CausalConv,
@@ -125,20 +125,20 @@ class VideoVAE(nnx.Module):
 
 
 def _encoder_layers(cfg: VideoVAEConfig, picture: Picture, rngs: nnx.Rngs) -> list[Layer]:
-    channels, grid = cfg.base, (picture.height, picture.width)
+    channels, grid = cfg.base, Grid(2 ** sum(cfg.temporal_downsample), picture.height, picture.width)
     layers: list[Layer] = [CausalConv(RGB, channels, grid, rngs=rngs)]
     for i, multiplier in enumerate(cfg.multipliers):
         if i > 0:
             temporal = cfg.temporal_downsample[i - 1]
             layers.append(DownsampleTime(channels, grid, rngs=rngs) if temporal else Downsample(channels, rngs=rngs))
-            grid = grid[0] // 2, grid[1] // 2
+            grid = grid.half(temporal=temporal)
         layers += _stage(channels, cfg.base * multiplier, cfg.res_blocks, grid, rngs)
         channels = cfg.base * multiplier
     return [*layers, *_middle(channels, grid, rngs), Head(channels, 2 * cfg.latent_channels, grid, rngs=rngs)]
 
 
 def _decoder_layers(cfg: VideoVAEConfig, picture: Picture, rngs: nnx.Rngs) -> list[Layer]:
-    channels, grid = cfg.base * cfg.multipliers[-1], picture.latent_grid
+    channels, grid = cfg.base * cfg.multipliers[-1], Grid(VIDEO_LATENTS_PER_UNIT, *picture.latent_grid)
     layers: list[Layer] = [CausalConv(cfg.latent_channels, channels, grid, rngs=rngs), *_middle(channels, grid, rngs)]
     for i, multiplier in reversed(list(enumerate(cfg.multipliers))):
         layers += _stage(channels, cfg.base * multiplier, cfg.res_blocks + 1, grid, rngs)
@@ -146,7 +146,7 @@ def _decoder_layers(cfg: VideoVAEConfig, picture: Picture, rngs: nnx.Rngs) -> li
         if i > 0:
             temporal = cfg.temporal_downsample[i - 1]
             layers.append(UpsampleTime(channels, grid, rngs=rngs) if temporal else Upsample(channels, rngs=rngs))
-            channels, grid = channels // 2, (grid[0] * 2, grid[1] * 2)
+            channels, grid = channels // 2, grid.double(temporal=temporal)
     return [*layers, Head(channels, RGB, grid, rngs=rngs)]
 
 
