@@ -69,12 +69,13 @@ def _session_window(record: Record, rng: np.random.Generator, *, n_units: int, l
     sample = {name: _cut(getattr(record, name), start, n_units) for name in (*_TEXT, "user_frames")}
     sample["user_samples"] = to_float32(_cut(record.user_samples, start, n_units))
     sample |= {"unit_mask": mask, "first_unit": np.array(record.first_unit + start, np.int32)}
-    sample |= _world(record, layout)
+    sample |= world_fields(record, layout)
     sample |= {f"has_{name}": np.array(is_there) for name, is_there in record.streams._asdict().items()}
     return sample | (_latents(record, start, n_units) if latents else _agent_media(record, start, n_units))
 
 
-def _world(record: Record, layout: Layout) -> Sample:
+def world_fields(record: Record, layout: Layout) -> Sample:
+    """What a session begins with, padded to the sizes of a layout."""
     return {
         "persona": _cut(record.persona, 0, layout.max_persona),
         "n_persona": np.array(len(record.persona), np.int32),

@@ -1,0 +1,106 @@
+"""Session folders to a dataset: read, laid out, encoded if wanted, written; there as a whole or not at all."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from wanstreamer_jax.agent import Agent
+from wanstreamer_jax.data.dataset import MANIFEST, Counts, DatasetWriter
+from wanstreamer_jax.data.errors import DataError, Problem
+from wanstreamer_jax.data.folder import read_session, session_folders
+from wanstreamer_jax.data.from_folder import Prepared, from_folder
+from wanstreamer_jax.data.latents import AgentEncoder, encoder_fingerprints
+from wanstreamer_jax.data.layout import Layout
+from wanstreamer_jax.data.validate import problems_of
+from wanstreamer_jax.data.world.session import in_processes
+from wanstreamer_jax.files import check_replaceable, pending_directory
+from wanstreamer_jax.tokens import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What to prepare, and how."""
+
+    source: Path  # a directory of session folders
+    output: Path
+    layout: Layout
+    tokenizer: Tokenizer
+    agent: Agent | None = None  # whose VAEs encode the agent's side; none: no latents
+    units_per_record: int = 375
+    shard_bytes: int = 256 * 2**20
+    workers: int = 1
+    most_refused: int = 0  # sessions with problems that are left out before it is an error
+    overwrite: bool = False
+
+
+def prepare(job: Job) -> tuple[Counts, list[Problem]]:
+    """Write a dataset; returns what is in it, and what was wrong with the sessions that were left out.
+
+    Raises:
+        DataError: there are no sessions, or more with problems than may be left out, or there is something at the
+            output already. Nothing is left behind.
+    """
+    folders = session_folders(job.source)
+    try:
+        check_replaceable(job.output, MANIFEST, overwrite=job.overwrite)
+    except ValueError as error:
+        raise DataError(Problem(job.output, str(error).removeprefix(f"{job.output}: "))) from error
+    encoder = None if job.agent is None else AgentEncoder(job.agent, job.layout)
+    encoders = None if job.agent is None else encoder_fingerprints(job.agent)
+    refused: list[tuple[Path, Sequence[Problem]]] = []
+    with (
+        pending_directory(job.output) as fresh,
+        DatasetWriter(fresh, job.layout, encoders, job.shard_bytes) as writer,
+    ):
+        for folder, prepared, problems in _sessions(job, folders):
+            if prepared is None:
+                refused.append((folder, problems))
+                _check_refused(refused, job.most_refused)
+                continue
+            for record in prepared.records if encoder is None else encoder.encode(prepared.records):
+                writer.add(record)
+            writer.counts.sessions += 1
+            writer.counts.words_moved += prepared.text.n_moved
+            writer.counts.tokens_left_over += prepared.text.n_left_over
+        if not writer.counts.sessions:
+            raise DataError(*(problem for _, problems in refused for problem in problems))
+        writer.finish({"refused": [[folder.name, *map(str, problems)] for folder, problems in refused]})
+    return writer.counts, [problem for _, problems in refused for problem in problems]
+
+
+def _sessions(job: Job, folders: list[Path]) -> Iterator[tuple[Path, Prepared | None, Sequence[Problem]]]:
+    """Every session, read by so many processes, with a bar."""
+    read = functools.partial(
+        _read,
+        folders=folders,
+        tokenizer=job.tokenizer,
+        layout=job.layout,
+        units_per_record=job.units_per_record,
+    )
+    found = in_processes(read, range(len(folders)), job.workers)
+    for folder, (prepared, problems) in tqdm(
+        zip(folders, found, strict=True), total=len(folders), desc="prepare", unit=" sessions"
+    ):
+        yield folder, prepared, problems
+
+
+def _read(
+    index: int, folders: list[Path], tokenizer: Tokenizer, layout: Layout, units_per_record: int
+) -> tuple[Prepared | None, Sequence[Problem]]:
+    """A session, or what is wrong with it."""
+    if problems := problems_of(folders[index], decode=False):
+        return None, problems
+    try:
+        return from_folder(read_session(folders[index]), tokenizer, layout, units_per_record), []
+    except DataError as error:
+        return None, error.problems
+
+
+def _check_refused(refused: list[tuple[Path, Sequence[Problem]]], most: int) -> None:
+    if len(refused) > most:
+        problems = [problem for _, problems in refused for problem in problems]
+        last = Problem(refused[-1][0], f"session {len(refused)} with problems; at most {most} may be left out")
+        raise DataError(*problems, last)
