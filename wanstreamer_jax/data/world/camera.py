@@ -18,7 +18,7 @@ from wanstreamer_jax.data.world.drawing import (
 )
 from wanstreamer_jax.data.world.lexicon import Card
 from wanstreamer_jax.data.world.motion import Curve, frame_ms, frame_range, through
-from wanstreamer_jax.timeline import Picture
+from wanstreamer_jax.timeline import VIDEO_FPS, Picture
 
 PALETTE: dict[str, Colour] = {
     "red": (208, 32, 36),
@@ -103,11 +103,12 @@ def film(look: Look, showings: tuple[Showing, ...], picture: Picture, n_frames: 
     """What the camera sees, frame by frame."""
     background = _room(look, Frame(picture, ROOM_ASPECT))
     held = [(s, *s.middle(n_frames)) for s in showings]
+    last_ms = n_frames * 1000 // VIDEO_FPS
     noise = np.random.default_rng((look.room, 1))
 
     def draw(canvas: Canvas, which: slice) -> None:
         for showing, x, y in held:
-            seen = frame_range(showing.appear_ms, showing.gone_ms or np.inf, n_frames)
+            seen = frame_range(showing.appear_ms, showing.gone_ms or last_ms, n_frames)
             first, last = max(which.start, seen.start), min(which.stop, seen.stop)
             if first < last:
                 part = canvas.frames(first - which.start, last - which.start)

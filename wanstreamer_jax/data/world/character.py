@@ -24,6 +24,7 @@ _PLACES = {
     Composition.CLOSE_UP: _Place(0.47, 1.0, 1.1),
     Composition.MID_SHOT: _Place(0.31, 0.64, 1.3),
 }
+_BLINK_FRAMES = 7  # shorter than half of them: a blink, longer: a nod
 _LIP_RED, _INSIDE_RED = 0.75, 0.3  # of the red of the skin around: not darker, not lighter
 
 
@@ -64,7 +65,8 @@ def measure_nod(
 ) -> Float32[np.ndarray, " n"]:
     """How far the features are below where they are at rest, in heights of the picture's room.
 
-    Of the rows of the face above its mouth, moved up and down, those that are most like the portrait's count.
+    That is how far the rows of the portrait's face above its mouth have to be moved to be most like the frame's; the
+    median of some frames, since lids that blink move too.
     """
     place, picture = _PLACES[composition], Picture(frames.shape[2], frames.shape[1])
     frame = Frame(picture, place.room_aspect)
@@ -76,7 +78,8 @@ def measure_nod(
     every_row = np.arange(picture.height)
     moved = np.stack([[np.interp(rows + s, every_row, p) for s in shifts] for p in profiles])  # [n, shifts, rows]
     best = np.argmin(np.sum((moved - at_rest) ** 2, axis=2), axis=1)
-    return (shifts[best] / frame.pixels_per_height).astype(np.float32)
+    lowered = np.pad(shifts[best] / frame.pixels_per_height, _BLINK_FRAMES // 2, mode="edge")
+    return np.median(np.lib.stride_tricks.sliding_window_view(lowered, _BLINK_FRAMES), axis=1).astype(np.float32)
 
 
 def mouth_box(composition: Composition, picture: Picture) -> MouthBox:

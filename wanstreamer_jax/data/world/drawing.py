@@ -33,7 +33,7 @@ class Frame:
     @property
     def pixels_per_height(self) -> float:
         """How large the room is drawn: as large as fits."""
-        return min(self.picture.height, self.picture.width / self.room_aspect)
+        return min(float(self.picture.height), self.picture.width / self.room_aspect)
 
     def x_pixel(self, x: float) -> float:
         """Where `x` is, in pixels from the left."""
@@ -67,7 +67,6 @@ class Patch:
 
     def scaled(self, size: float) -> "Patch":
         """The same pixels, measured in units of `size`."""
-        size = float(size)
         return Patch(self.pixels, self.x / size, self.y / size, self.pixel / size)
 
     def turned(self, angle: Number) -> "Patch":
@@ -157,13 +156,13 @@ class Canvas:
 
     def patch(self, left: float, top: float, right: float, bottom: float) -> Patch:
         """The part of the canvas between these positions, and a pixel more on each side."""
-        frame, pixel = self.frame, float(1 / self.frame.pixels_per_height)
+        frame, pixel = self.frame, 1 / self.frame.pixels_per_height
         c0, c1 = frame.column(left - pixel), frame.column(right + 2 * pixel)
         r0, r1 = frame.row(top - pixel), frame.row(bottom + 2 * pixel)
         x = (np.arange(c0, c1) + 0.5 - frame.picture.width / 2) * pixel
         y = (np.arange(r0, r1) + 0.5 - frame.picture.height) * pixel + 1
-        at = np.float32(x)[None, None], np.float32(y)[None, :, None]
-        return Patch(self.pixels[:, :, r0:r1, c0:c1], *at, pixel)
+        x, y = x.astype(np.float32).reshape(1, 1, -1), y.astype(np.float32).reshape(1, -1, 1)
+        return Patch(self.pixels[:, :, r0:r1, c0:c1], x, y, pixel)
 
     @property
     def whole(self) -> Patch:
@@ -174,7 +173,7 @@ class Canvas:
 def _span(inside: np.ndarray, axis: int) -> slice:
     """From the first to the last place along an axis where anything is inside."""
     found = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+    return slice(int(found[0]), int(found[-1]) + 1)
 
 
 def darker(colour: Colour, by: float) -> Colour:

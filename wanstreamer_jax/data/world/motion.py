@@ -15,7 +15,7 @@ def frame_ms(n_frames: int) -> Curve:
     return ((np.arange(n_frames) + 0.5) * 1000 / VIDEO_FPS).astype(np.float32)
 
 
-def frame_range(start_ms: float, end_ms: float, n_frames: int) -> slice:
+def frame_range(start_ms: int, end_ms: int, n_frames: int) -> slice:
     """The frames that show times from start to end."""
     first, last = (round(np.clip(ms * VIDEO_FPS / 1000, 0, n_frames)) for ms in (start_ms, end_ms))
     return slice(first, max(first, last))
@@ -27,7 +27,7 @@ def ease(progress: np.ndarray) -> np.ndarray:
     return p * p * (3 - 2 * p)
 
 
-def through(stops: Iterable[tuple[float, float]], n_frames: int) -> Curve:
+def through(stops: Iterable[tuple[int, float]], n_frames: int) -> Curve:
     """A value that rests at each of its stops (ms, value, in order) and moves gently from one to the next."""
     times, values = np.array(list(stops), np.float32).T
     at = frame_ms(n_frames)
@@ -38,7 +38,7 @@ def through(stops: Iterable[tuple[float, float]], n_frames: int) -> Curve:
     return curve
 
 
-def bumps(spans: Iterable[tuple[float, float]], n_frames: int) -> Curve:
+def bumps(spans: Iterable[tuple[int, int]], n_frames: int) -> Curve:
     """1 in the middle of each span of ms, 0 outside, smooth between."""
     at, curve = frame_ms(n_frames), np.zeros(n_frames, np.float32)
     for start, end in spans:

@@ -133,7 +133,7 @@ def pose(rng: np.random.Generator, script: Script, behaviour: Behaviour, n_frame
 
 def _gaze(glances: list[tuple[Glance, float]], n_frames: int) -> np.ndarray:
     """Eyes jump: 80 ms there, 80 ms back."""
-    stops = [(-1.0, 0.0)]
+    stops = [(-1, 0.0)]
     for glance, value in glances:
         there = float(np.clip(value, -1, 1))
         stops += [(glance.start_ms, 0.0), (glance.start_ms + 80, there), (glance.end_ms, there)]

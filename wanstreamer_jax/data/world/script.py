@@ -32,19 +32,13 @@ class Word:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Something said in one go; what was to come after `cut_ms` is not said."""
+    """Something said in one go; what of the text was to come after `end_ms` is not said."""
 
     who: Who
     text: str
     start_ms: int
+    end_ms: int
     voice: Voice
-    cut_ms: int | None = None
-
-    @property
-    def end_ms(self) -> int:
-        """When its speaker is silent."""
-        end = self.start_ms + speak(self.text, self.voice).duration_ms
-        return end if self.cut_ms is None else min(self.cut_ms, end)
 
     @property
     def words(self) -> list[Word]:

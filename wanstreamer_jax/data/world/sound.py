@@ -12,6 +12,7 @@ from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
 
 Samples = Float32[np.ndarray, " n"]
 
+_MS = SAMPLE_RATE_HZ // 1000  # in samples
 _FADE_MS = 25  # of a line that is cut, before its end
 _FAR_HZ = 1800  # somebody far away sounds dull
 
@@ -64,10 +65,11 @@ def user_sound(script: Script, room: Room, n_samples: int) -> Samples:
 def _mix(lines: list[Line], n_samples: int) -> Samples:
     samples = np.zeros(n_samples, np.float32)
     for line in lines:
-        first, last = (ms * SAMPLE_RATE_HZ // 1000 for ms in (line.start_ms, line.end_ms))
-        spoken = speak(line.text, line.voice).samples[: last - first].copy()
-        if line.cut_ms is not None:
-            n_fade = min(_FADE_MS * SAMPLE_RATE_HZ // 1000, len(spoken))
+        first, last = (ms * _MS for ms in (line.start_ms, line.end_ms))
+        whole = speak(line.text, line.voice).samples
+        spoken = whole[: last - first].copy()
+        if len(whole) - len(spoken) > _MS:  # it is cut, by more than times are rounded
+            n_fade = min(_FADE_MS * _MS, len(spoken))
             spoken[len(spoken) - n_fade :] *= np.linspace(1, 0, n_fade, dtype=np.float32)
         samples[first : first + len(spoken)] += spoken[: max(n_samples - first, 0)]
     return samples

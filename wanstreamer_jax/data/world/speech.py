@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -141,7 +141,7 @@ def _synthesise(library: ctypes.CDLL, text: str, voice: Voice) -> tuple[np.ndarr
     chunks: list[np.ndarray] = []
     marks: list[_Mark] = []
 
-    def receive(samples: ctypes.Array, n_samples: int, events: ctypes.Array) -> int:
+    def receive(samples: Any, n_samples: int, events: Any) -> int:
         if n_samples > 0:
             chunks.append(np.ctypeslib.as_array(samples, (n_samples,)).copy())
         for event in itertools.takewhile(lambda e: e.type != _LIST_END, (events[i] for i in itertools.count())):

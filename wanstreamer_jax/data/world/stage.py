@@ -16,7 +16,7 @@ from wanstreamer_jax.data.world.lexicon import (
     make_voice,
 )
 from wanstreamer_jax.data.world.script import Line, Script, Turn, Who, Word
-from wanstreamer_jax.data.world.speech import Voice
+from wanstreamer_jax.data.world.speech import Voice, speak
 
 ANSWER_MS = (160, 400)  # from the end of a question to the answer
 COMMENT_MS = (500, 900)  # from when a card has settled, and nobody has spoken, to the comment
@@ -79,7 +79,8 @@ class Stage:
 
     def say(self, who: Who, text: str, start_ms: int, voice: Voice | None = None) -> Line:
         """Somebody speaks."""
-        line = Line(who, text, start_ms, voice or (AGENT_VOICE if who is Who.AGENT else self.voice))
+        voice = voice or (AGENT_VOICE if who is Who.AGENT else self.voice)
+        line = Line(who, text, start_ms, start_ms + speak(text, voice).duration_ms, voice)
         self.lines.append(line)
         self.now_ms = max(self.now_ms, line.end_ms)
         return line
@@ -134,7 +135,7 @@ class Stage:
 
     def cut(self, line: Line, stop_ms: int) -> None:
         """The agent falls silent in the middle of a line, which is that of the last turn."""
-        short = dataclasses.replace(line, cut_ms=stop_ms + self.between(YIELD_MS))
+        short = dataclasses.replace(line, end_ms=stop_ms + self.between(YIELD_MS))
         self.lines[self.lines.index(line)] = short
         self.turns[-1] = dataclasses.replace(self.turns[-1], reply_end_ms=short.end_ms, stop_ms=stop_ms)
 

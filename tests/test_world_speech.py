@@ -1,0 +1,133 @@
+"""Laws of the world's speech: the same wherever it is said, its marks where its sound is, mouths that follow."""
+
+import builtins
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from wanstreamer_jax.data.world import speech
+from wanstreamer_jax.data.world.lexicon import (
+    ACCENTS,
+    AGENT_VOICE,
+    ASK_COLOUR,
+    ASK_COUNT,
+    ASK_HOW_MANY,
+    ASK_REPEAT,
+    ASK_SHAPE,
+    BACK_CHANNELS,
+    COLOURS,
+    FAR_TALK,
+    GREETINGS,
+    SHAPES,
+    STOPS,
+    VARIANTS,
+    WORDS,
+    Split,
+    counting,
+)
+from wanstreamer_jax.data.world.speech import Voice, speak
+from wanstreamer_jax.data.world.visemes import _BEGINNINGS, Viseme, mouth_track, visemes_of
+from wanstreamer_jax.data.world.visemes import SHAPES as MOUTHS
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+
+PHRASE = "One, two, three, four, five."
+CHOICES = (ASK_COLOUR, ASK_SHAPE, ASK_HOW_MANY, ASK_REPEAT, ASK_COUNT, STOPS, BACK_CHANNELS, FAR_TALK)
+
+
+def test_speech_does_not_depend_on_what_was_said_before() -> None:
+    first = speak(PHRASE, AGENT_VOICE)
+    speak.cache_clear()
+    for i in range(3):
+        speak("Something else, in between." * i + "Hm.", Voice("en+m3", 130 + i))
+    again = speak(PHRASE, AGENT_VOICE)
+    assert first is not again
+    np.testing.assert_array_equal(first.samples, again.samples)
+    assert first.phonemes == again.phonemes
+    assert first.words == again.words
+
+
+@pytest.mark.parametrize("variant", VARIANTS.train + VARIANTS.heldout)
+def test_every_voice_speaks_equally_loud_and_at_its_speed(variant: str) -> None:
+    for accent in ACCENTS:
+        slow, fast = (speak("What colour is this?", Voice(f"{accent}+{variant}", wpm)) for wpm in (125, 185))
+        for said in (slow, fast):
+            assert np.sqrt(np.mean(said.samples**2)) == pytest.approx(0.08, rel=0.02)
+            assert np.max(np.abs(said.samples)) < 0.9
+        assert slow.duration_ms > 1.2 * fast.duration_ms
+
+
+def test_words_are_the_text_and_lie_where_the_sound_is() -> None:
+    said = speak(PHRASE, AGENT_VOICE)
+    assert " ".join(word.text for word in said.words) == PHRASE
+    spoken = np.zeros(len(said.samples), bool)
+    for word in said.words:
+        spoken[word.start : word.end] = True
+        assert np.sqrt(np.mean(said.samples[word.start : word.end] ** 2)) > 0.04
+    margin = SAMPLE_RATE_HZ // 50
+    silent = ~np.convolve(spoken, np.ones(2 * margin + 1), mode="same").astype(bool)
+    assert silent.sum() > SAMPLE_RATE_HZ // 20
+    assert np.sqrt(np.mean(said.samples[silent] ** 2)) < 0.02
+
+
+def test_words_that_are_said_as_one_share_their_time() -> None:
+    words = speak("I am fine.", AGENT_VOICE).words
+    assert [word.text for word in words] == ["I", "am", "fine."]
+    assert all(a.start < a.end <= b.start for a, b in itertools.pairwise(words))
+
+
+def test_every_phoneme_of_the_lexicon_has_a_mouth_shape() -> None:
+    texts = [text.format(colour="red", shape="star", word="zebra", number="ten") for c in CHOICES for text in c.train]
+    texts += [question for question, _ in GREETINGS.train] + [answer.text for _, answer in GREETINGS.train]
+    texts += [*COLOURS, *SHAPES, *WORDS, counting(20).text]
+    names = {p.text.strip("',%=|") for text in texts for p in speak(text, AGENT_VOICE).phonemes}
+    known = {name for beginnings in _BEGINNINGS.values() for name in beginnings.split()}
+    assert {name for name in names if not any(name.startswith(k) for k in known)} <= {";"}  # a glide, heard alone
+
+
+@pytest.mark.parametrize(
+    ("word", "closed_at", "open_at"), [("mama", "m", "A"), ("papa", "p", "A"), ("beautiful", "b", "f")]
+)
+def test_the_mouth_is_shut_where_lips_meet(word: str, closed_at: str, open_at: str) -> None:
+    assert visemes_of(closed_at) == (Viseme.LIPS,)
+    said = speak(f"a {word}", AGENT_VOICE)
+    track = mouth_track(list(said.phonemes), len(said.samples) // SAMPLES_PER_FRAME + 4)
+    shut = next(p for p in said.phonemes if p.text == closed_at)
+    frame = shut.start // SAMPLES_PER_FRAME
+    assert track.opening[frame - 1 : frame + 1].min() < 0.35
+    assert track.opening.max() > 0.5
+    assert visemes_of(open_at) != (Viseme.LIPS,)
+
+
+def test_a_silent_mouth_is_shut() -> None:
+    track = mouth_track([], 10)
+    np.testing.assert_array_equal(track.opening, 0)
+    np.testing.assert_array_equal(track.viseme, Viseme.REST)
+    assert set(MOUTHS) == set(Viseme)
+
+
+def test_what_cannot_be_said_is_one_clear_error() -> None:
+    with pytest.raises(ValueError, match=r"espeak-ng has no voice 'nobody'"):
+        speak("Hello", Voice("nobody"))
+    with pytest.raises(ValueError, match="nothing to say"):
+        speak("...", AGENT_VOICE)
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name == "espeakng_loader":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    speech._installed.cache_clear()
+    with pytest.raises(RuntimeError, match=r"pip install 'wanstreamer-jax\[train\]'"):
+        speak("Not said yet.", dataclasses.replace(AGENT_VOICE, pitch=1))
+
+
+def test_nobody_else_has_the_agents_voice() -> None:
+    variant = AGENT_VOICE.name.split("+")[1]
+    assert all(variant not in VARIANTS.of(split) for split in Split)
