@@ -3,8 +3,10 @@
 import difflib
 import runpy
 from pathlib import Path
+from typing import Any
 
 from wanstreamer_jax.config import Config, TransformerConfig, VideoVAEConfig
+from wanstreamer_jax.training.config import Training
 
 PRESETS = Path(__file__).parents[1] / "configs"
 
@@ -36,13 +38,28 @@ def load_preset(name: str) -> Config:
 
     Raises ValueError when there is no such preset, with the nearest one that there is.
     """
-    path = Path(name) if name.endswith(".py") else PRESETS / f"{name}.py"
-    if not path.is_file():
-        raise ValueError(f"no preset {name!r}: {_what_there_is(name)}")
-    match runpy.run_path(str(path)).get("config"):
+    path, defined = _run(name)
+    match defined.get("config"):
         case Config() as config:
             return config
     raise ValueError(f"{path}: no preset, because it defines no `config` of type Config")
+
+
+def load_training(name: str) -> dict[str, Training]:
+    """Return the `training` of a preset: settings by stage. Raises ValueError when there is none."""
+    path, defined = _run(name)
+    match defined.get("training"):
+        case dict() as training:
+            return training
+    raise ValueError(f"{path}: cannot be trained, because it defines no `training`, a dict of settings by stage")
+
+
+def _run(name: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a preset, and what it defines."""
+    path = Path(name) if name.endswith(".py") else PRESETS / f"{name}.py"
+    if not path.is_file():
+        raise ValueError(f"no preset {name!r}: {_what_there_is(name)}")
+    return path, runpy.run_path(str(path))
 
 
 def preset_names() -> list[str]:

@@ -71,6 +71,19 @@ class AudioVAEWeights:
 
 
 @dataclasses.dataclass(frozen=True)
+class SessionWeights:
+    """What `interact` and `pretrain` add up, and their windows."""
+
+    units: int = 32  # of a window
+    seconds: float = 20.0  # of a session of the synthetic world
+    text: float = 1.0  # cross-entropy of a unit's text, nats
+    audio: float = 1.0  # mean squared error of velocities
+    video: float = 1.0
+    alone: float = 0.1  # share of units whose latents are predicted without condition, for guidance
+    coupled: float = 0.5  # share of units whose sound and picture are as noisy as in the solver; others separately
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """One stage of one agent."""
 
@@ -81,7 +94,7 @@ class Training:
     seed: int = 0
     mesh: MeshShape = MeshShape()
     optimizer: OptimizerConfig = OptimizerConfig()
-    helper_optimizer: OptimizerConfig | None = None  # of trainees that are no part of an agent; none: the same
+    helper: OptimizerConfig = OptimizerConfig()  # of trainees that are no part of an agent
     compute: Dtype = "float32"  # of activations; parameters and optimiser state are float32 always
     remat: Literal["nothing", "elementwise"] = "nothing"  # what the backward pass computes again
     ema: float = 0.0  # share of the old average that an update keeps; 0: no average
@@ -92,4 +105,5 @@ class Training:
     keep: int = 3  # checkpoints
     log_every: int = 10  # steps between updates of the progress bar
     preview_every: int = 500  # steps between pictures of what it does
+    measure_every: int = 500  # steps between measures of held-out data
     gates: tuple[Gate, ...] = ()

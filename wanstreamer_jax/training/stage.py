@@ -75,8 +75,10 @@ class Stage:
     """
 
     name: str
-    # (config, the agent's params, key) -> float32 trees of all trainees; runs under jit with output shardings.
-    init: Callable[[Config, Trees, jax.Array], Trees]
+    parts: tuple[str, ...]  # parts of the agent that it trains
+    # (config, weights, the agent's params, of `parts` and `frozen`, key) -> trees of all trainees;
+    # it runs under jit with output shardings.
+    init: Callable[[Config, Any, Trees, jax.Array], Trees]
     frozen: tuple[str, ...]  # parts of the agent that the losses read
     # Objectives of a run; each trainee has at most one that is due at a step.
     objectives: Callable[[Training], tuple[Objective, ...]]

@@ -1,0 +1,173 @@
+"""Six streams in one forward: the agent's text by cross-entropy, its sound and picture by flow matching.
+
+    loss = text CE + lambda_a FM_a + lambda_v FM_v        (Wan-Streamer v0.1, section 3; equation 3)
+
+Each unit has two flow times of its own, one for sound and one for picture: a shared time was seen to break training
+of voices elsewhere. Half of the units take the pairs of times that the solver visits. In some units the noisy latents
+see the world only, from which the teacher gets its guidance. Losses are sums over a window's units divided by their
+number, so that a mean over windows is a mean however a batch is cut into pieces.
+
+B windows, U units, T text tokens, V vocabulary, C channels.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from wanstreamer_jax.config import Config, FlowConfig
+from wanstreamer_jax.flow import noised, shifted, velocity
+from wanstreamer_jax.model import Latents, part
+from wanstreamer_jax.session import Noisy, Predicted, forward
+from wanstreamer_jax.timeline import UNIT_MS
+from wanstreamer_jax.training import pictures
+from wanstreamer_jax.training.config import SessionWeights, Training
+from wanstreamer_jax.training.sharding import token_spread
+from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Stage, Trees
+from wanstreamer_jax.training.stages.sessions import Windows, window_source, windows
+from wanstreamer_jax.transformer import FlowTime
+
+TRAINED = ("transformer", "perception")
+FROZEN = ("video_vae", "audio_vae")
+
+
+def init(config: Config, weights: SessionWeights, parts: Trees, key: jax.Array) -> Trees:
+    """The agent's Transformer, and its eyes and ears."""
+    del config, weights, key
+    return {name: parts[name] for name in TRAINED}
+
+
+def objectives(training: Training) -> tuple[Objective, ...]:
+    """One loss; both parts follow it."""
+    del training
+    return tuple(Objective(name, interaction) for name in TRAINED)
+
+
+# ---- Losses
+
+
+def interaction(
+    config: Config, weights: SessionWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    """Text, and velocities at random flow times."""
+    seen = windows(config, frozen | trainees, batch)
+    noise_key, time_key, alone_key = jax.random.split(key, 3)
+    noise = draw_noise(noise_key, seen.session.clean)
+    tau = draw_times(time_key, config.flow, batch["unit_mask"].shape, weights.coupled)
+    alone = jax.random.bernoulli(alone_key, weights.alone, batch["unit_mask"].shape)
+    predicted = predict(seen, noise, tau, alone)
+    terms, more = losses(config, predicted, noise, seen, batch)
+    loss = jnp.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return loss, terms | more
+
+
+def predict(seen: Windows, noise: Latents, tau: FlowTime, alone: jax.Array) -> Predicted:
+    """The forward over windows whose latents are on their way to `noise`."""
+    noisy = Noisy(noised(seen.session.clean, noise, Latents(*tau)), tau, alone)
+    return forward(seen.model, seen.world, seen.session, noisy, token_spread(), remat=True)
+
+
+def losses(
+    config: Config, predicted: Predicted, noise: Latents, seen: Windows, batch: Batch
+) -> tuple[Metrics, Metrics]:
+    """The three terms, and how often the likeliest token was right."""
+    wanted = velocity(seen.session.clean, noise)
+    errors = jax.tree.map(lambda p, v: _per_unit(jnp.square(p.astype(jnp.float32) - v)), predicted.velocities, wanted)
+    text = seen.session.agent_text
+    written = jnp.arange(text.shape[2]) < seen.session.n_agent_text[..., None]
+    scores = token_scores(config, predicted.text_logits)
+    nats = -jnp.take_along_axis(scores, text[..., None], axis=-1)[..., 0]
+    right = (jnp.argmax(scores, axis=-1) == text) & written
+    terms = {
+        "text": _mean(jnp.sum(jnp.where(written, nats, 0.0), axis=2), batch["loss_text"], batch),
+        "audio": _mean(errors.audio, batch["loss_audio"], batch),
+        "video": _mean(errors.video, batch["loss_video"], batch),
+    }
+    accuracy = jnp.sum(right, axis=2) / jnp.maximum(jnp.sum(written, axis=2), 1)
+    return terms, {"text_accuracy": _mean(accuracy, batch["loss_text"], batch)}
+
+
+def token_scores(config: Config, logits: Float[Array, "B U T V"]) -> Float[Array, "B U T V"]:
+    """Log-probabilities of the tokens that may be written: none above <unit_end>, as when it is served."""
+    allowed = jnp.arange(logits.shape[-1]) <= config.text.unit_end
+    return jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf))
+
+
+def draw_noise(key: jax.Array, like: Latents) -> Latents:
+    """Standard normal latents."""
+    return Latents(*(jax.random.normal(k, x.shape, x.dtype) for k, x in zip(jax.random.split(key), like, strict=True)))
+
+
+def draw_times(key: jax.Array, flow: FlowConfig, shape: tuple[int, ...], coupled: float) -> FlowTime:
+    """Flow times of sound and picture, each uniform before its shift."""
+    key_audio, key_video, key_coupled = jax.random.split(key, 3)
+    audio, video = (jax.random.uniform(k, shape) for k in (key_audio, key_video))
+    video = jnp.where(jax.random.bernoulli(key_coupled, coupled, shape), audio, video)
+    return FlowTime(shifted(audio, flow.audio_shift), shifted(video, flow.video_shift))
+
+
+def _per_unit(x: Float[Array, "B U *C"]) -> Float[Array, "B U"]:
+    return jnp.mean(x, axis=tuple(range(2, x.ndim)))
+
+
+def _mean(x: Float[Array, "B U"], weight: Float[Array, "B U"], batch: Batch) -> jax.Array:
+    """The mean over windows of the weighted sum over a window's units, by how many units it has."""
+    n_units = jnp.maximum(jnp.sum(batch["unit_mask"], axis=1), 1)
+    return jnp.mean(jnp.sum(jnp.where(weight > 0, x * weight, 0.0), axis=1) / n_units)
+
+
+# ---- Looking at it
+
+
+def measure(
+    config: Config, weights: SessionWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+) -> Metrics:
+    """The loss and its terms on held-out windows, conditioned and at the solver's pairs of times."""
+    seen = windows(config, frozen | trainees, batch)
+    noise_key, time_key = jax.random.split(key)
+    noise = draw_noise(noise_key, seen.session.clean)
+    tau = draw_times(time_key, config.flow, batch["unit_mask"].shape, coupled=1.0)
+    terms, more = losses(config, predict(seen, noise, tau, jnp.zeros(tau.audio.shape, bool)), noise, seen, batch)
+    loss = jnp.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return {"loss": loss} | terms | more
+
+
+def preview(
+    config: Config, weights: SessionWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+) -> Metrics:
+    """One step from noise to clean for every unit of the first window, beside what it was."""
+    del weights
+    first = jax.tree.map(lambda x: x[:1], batch)
+    seen = windows(config, frozen | trainees, first)
+    noise = draw_noise(key, seen.session.clean)
+    ones = jnp.ones(first["unit_mask"].shape)
+    predicted = predict(seen, noise, FlowTime(ones, ones), jnp.zeros(ones.shape, bool))
+    one_step = jax.tree.map(jnp.subtract, noise, predicted.velocities)
+    shown = {name: decode(config, frozen, latents) for name, latents in (("real", seen.session.clean), ("one_step", one_step))}
+    return {f"{name}_{kind}": x for name, pair in shown.items() for kind, x in zip(("frames", "samples"), pair, strict=True)}
+
+
+def decode(config: Config, parts: Trees, latents: Latents) -> tuple[jax.Array, jax.Array]:
+    """Frames [B, T, H, W, 3] in [-1, 1] and samples [B, n] of units of latents, as if they were a session's first."""
+    decoder = part(config, parts, "video_vae").decoder
+    _, state = decoder.first(latents.video[:, :1], decoder.init_state(len(latents.video)))
+    frames, _ = decoder.step(latents.video, state)
+    audio = latents.audio.reshape(len(latents.audio), -1, latents.audio.shape[-1])
+    return frames, part(config, parts, "audio_vae").decoder(audio)
+
+
+def draw(shown: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Frames of every fourth unit above their one-step prediction; both sounds; both as a film."""
+    at = slice(0, None, 4 * FRAMES_PER_SHEET)
+    rows = [shown["real_frames"][0, at], shown["one_step_frames"][0, at]]
+    pictures.write_sheet(folder / "one_step.png", [pictures.tiles(row) for row in rows])
+    pictures.write_film(folder / "one_step.mp4", np.concatenate([shown["real_frames"], shown["one_step_frames"]], axis=2))
+
+
+def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) -> tuple[Config, Trees]:
+    """What was trained."""
+    del measured
+    return config, {name: trainees[name] for name in TRAINED}
