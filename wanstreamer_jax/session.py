@@ -75,7 +75,7 @@ def forward(
     angles = jnp.concatenate([packed.angles, *_unit_angles(model, session)], axis=1)
     conditioning = _conditioning(model, packed, noisy.tau)
     room = -spans.n_slots % spread.ranks
-    x, angles = (spread.tokens(jnp.pad(a, ((0, 0), (0, room), (0, 0)))) for a in (x, angles))
+    x, angles = (spread.share(jnp.pad(a, ((0, 0), (0, room), (0, 0)))) for a in (x, angles))
     conditioning = conditioning._replace(kind=jnp.pad(conditioning.kind, ((0, 0), (0, room))))
     alone = jnp.pad(jnp.repeat(noisy.alone, spans.noisy, axis=1), ((0, 0), (spans.start_of_noisy(0), 0)))
     see = session_attention(spans, rule, alone, model.config, spread)

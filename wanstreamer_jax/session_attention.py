@@ -50,17 +50,16 @@ class Spans(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """How a sequence lies on devices: its tokens in `ranks` equal parts, or inside attention its heads (Ulysses).
+    """How a sequence lies on devices: in `ranks` equal parts of its tokens, or inside attention of its heads (Ulysses).
 
-    Each function takes an array whose axis 1 is tokens, or heads, and returns the same array where it should lie.
+    `share` takes an array whose axis 1 is tokens, or heads, and returns it with that axis shared out.
     """
 
     ranks: int
-    tokens: Callable[[jax.Array], jax.Array]
-    heads: Callable[[jax.Array], jax.Array]
+    share: Callable[[jax.Array], jax.Array]
 
 
-HERE = Spread(1, lambda x: x, lambda x: x)
+HERE = Spread(1, lambda x: x)
 
 
 def session_attention(spans: Spans, rule: Tokens, alone: Bool[Array, "B T"], config: Config, spread: Spread) -> Attend:
@@ -78,7 +77,7 @@ def session_attention(spans: Spans, rule: Tokens, alone: Bool[Array, "B T"], con
 
     def see(_layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         # A hidden value has weight 0, but 0 x NaN is NaN. Keys still carry a NaN to every query that sees it.
-        q, k, v = (spread.heads(x) for x in (q.swapaxes(1, 2), k, jnp.where(jnp.isnan(v), 0, v)))
+        q, k, v = (spread.share(x) for x in (q.swapaxes(1, 2), k, jnp.where(jnp.isnan(v), 0, v)))
         qs, ks, vs = (blocks.split(x, 2) for x in (q, k, v))
         out = [jnp.zeros_like(x, jnp.float32) for x in qs]
         for own, seen in blocks.pairs():
@@ -87,7 +86,7 @@ def session_attention(spans: Spans, rule: Tokens, alone: Bool[Array, "B T"], con
             ends = np.cumsum([qs[i].shape[2] for i in own])[:-1]
             for i, value in zip(own, jnp.split(values.swapaxes(1, 2), ends, axis=2), strict=True):
                 out[i] = value
-        return spread.tokens(jnp.concatenate(out, axis=2).swapaxes(1, 2))
+        return spread.share(jnp.concatenate(out, axis=2).swapaxes(1, 2))
 
     return see
 

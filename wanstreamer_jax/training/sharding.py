@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from wanstreamer_jax.session_attention import HERE, Spread
 from wanstreamer_jax.training.config import MeshShape, Training
 from wanstreamer_jax.training.errors import TrainingError
 
@@ -70,6 +71,15 @@ def fsdp_spec(shape: tuple[int, ...], n_shards: int) -> PartitionSpec:
 def batch_sharding(mesh: Mesh, axes: tuple[str, ...]) -> NamedSharding:
     """Samples, axis 0, are shared out over the mesh's `axes`."""
     return NamedSharding(mesh, PartitionSpec(axes))
+
+
+def token_spread() -> Spread:
+    """How sequences lie on the mesh that is set (`jax.set_mesh`): on all devices of its ulysses axis."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["ulysses"] == 1:
+        return HERE
+    spec = PartitionSpec(("data", "fsdp"), "ulysses")
+    return Spread(mesh.shape["ulysses"], lambda x: jax.lax.with_sharding_constraint(x, spec))
 
 
 def check_batch(training: Training, mesh: Mesh, axes: tuple[str, ...]) -> None:

@@ -89,6 +89,7 @@ class Stage:
     draw: Callable[[Mapping[str, np.ndarray], Path], None]  # writes PNG or MP4 into a folder, on one host
     # (config, trainees as numpy arrays, what `measure` gave) -> the agent's new config, and the parts put into it
     finish: Callable[[Config, Trees, Mapping[str, np.ndarray]], tuple[Config, Trees]]
+    helpers: tuple[str, ...] = ()  # trainees that are no part of an agent
     batch_axes: tuple[str, ...] = ("data", "fsdp")  # mesh axes that share the samples of a batch
     gathered: bool = True  # whether parameters are whole while a loss runs; False: XLA gathers them layer by layer
     unit: str = "samples"  # what the progress bar counts a second

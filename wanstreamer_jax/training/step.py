@@ -44,7 +44,7 @@ class Program:
         training = self.training
         return {
             o.trainee: make_optimizer(
-                training.optimizer if o.trainee in self.stage.parts else training.helper, training.steps // o.every
+                training.helper if o.trainee in self.stage.helpers else training.optimizer, training.steps // o.every
             )
             for o in self.objectives
         }
@@ -116,7 +116,8 @@ class Program:
 
         def loss(own: Params) -> tuple[jax.Array, Metrics]:
             trees = trainees | {objective.trainee: own}
-            value, metrics = objective.loss(self.config, self.training.weights, trees, frozen, batch, key)
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                value, metrics = objective.loss(self.config, self.training.weights, trees, frozen, batch, key)
             return value, metrics | {"loss": value}
 
         if self.training.remat == "elementwise":
@@ -152,7 +153,9 @@ class Program:
 
     def look(self, function: Any, trees: Trees, frozen: Trees, batch: Batch, key: jax.Array) -> Metrics:
         """What a stage's `measure` or `preview` says of a held-out batch."""
-        return function(self.config, self.training.weights, self.computed(trees), self.computed(frozen), batch, key)
+        whole = self.computed(trees), self.computed(frozen)
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return function(self.config, self.training.weights, *whole, batch, key)
 
 
 INIT, HELDOUT = 2**31 - 1, 2**31 - 2  # in the place of a step: the keys of what is no step

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from wanstreamer_jax.config import Config, FlowConfig
 from wanstreamer_jax.flow import noised, shifted, velocity
@@ -30,20 +30,20 @@ from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Stage, Tre
 from wanstreamer_jax.training.stages.sessions import Windows, window_source, windows
 from wanstreamer_jax.transformer import FlowTime
 
-TRAINED = ("transformer", "perception")
+AGENT, TRAINED = "agent", ("transformer", "perception")
 FROZEN = ("video_vae", "audio_vae")
 
 
 def init(config: Config, weights: SessionWeights, parts: Trees, key: jax.Array) -> Trees:
-    """The agent's Transformer, and its eyes and ears."""
+    """The agent's Transformer, and its eyes and ears: one tree, for one loss moves both."""
     del config, weights, key
-    return {name: parts[name] for name in TRAINED}
+    return {AGENT: {name: parts[name] for name in TRAINED}}
 
 
 def objectives(training: Training) -> tuple[Objective, ...]:
-    """One loss; both parts follow it."""
+    """One loss for all that is trained."""
     del training
-    return tuple(Objective(name, interaction) for name in TRAINED)
+    return (Objective(AGENT, interaction),)
 
 
 # ---- Losses
@@ -53,7 +53,7 @@ def interaction(
     config: Config, weights: SessionWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, Metrics]:
     """Text, and velocities at random flow times."""
-    seen = windows(config, frozen | trainees, batch)
+    seen = windows(config, frozen | trainees[AGENT], batch)
     noise_key, time_key, alone_key = jax.random.split(key, 3)
     noise = draw_noise(noise_key, seen.session.clean)
     tau = draw_times(time_key, config.flow, batch["unit_mask"].shape, weights.coupled)
@@ -126,7 +126,7 @@ def measure(
     config: Config, weights: SessionWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> Metrics:
     """The loss and its terms on held-out windows, conditioned and at the solver's pairs of times."""
-    seen = windows(config, frozen | trainees, batch)
+    seen = windows(config, frozen | trainees[AGENT], batch)
     noise_key, time_key = jax.random.split(key)
     noise = draw_noise(noise_key, seen.session.clean)
     tau = draw_times(time_key, config.flow, batch["unit_mask"].shape, coupled=1.0)
@@ -141,33 +141,50 @@ def preview(
     """One step from noise to clean for every unit of the first window, beside what it was."""
     del weights
     first = jax.tree.map(lambda x: x[:1], batch)
-    seen = windows(config, frozen | trainees, first)
+    seen = windows(config, frozen | trainees[AGENT], first)
     noise = draw_noise(key, seen.session.clean)
     ones = jnp.ones(first["unit_mask"].shape)
     predicted = predict(seen, noise, FlowTime(ones, ones), jnp.zeros(ones.shape, bool))
     one_step = jax.tree.map(jnp.subtract, noise, predicted.velocities)
-    shown = {name: decode(config, frozen, latents) for name, latents in (("real", seen.session.clean), ("one_step", one_step))}
-    return {f"{name}_{kind}": x for name, pair in shown.items() for kind, x in zip(("frames", "samples"), pair, strict=True)}
+    return {"real": decode(config, frozen, seen.session.clean), "one_step": decode(config, frozen, one_step)}
 
 
-def decode(config: Config, parts: Trees, latents: Latents) -> tuple[jax.Array, jax.Array]:
-    """Frames [B, T, H, W, 3] in [-1, 1] and samples [B, n] of units of latents, as if they were a session's first."""
+def decode(config: Config, parts: Trees, latents: Latents) -> jax.Array:
+    """Frames [B, T, H, W, 3] in [-1, 1] of units of latents, as if they were a session's first."""
     decoder = part(config, parts, "video_vae").decoder
     _, state = decoder.first(latents.video[:, :1], decoder.init_state(len(latents.video)))
-    frames, _ = decoder.step(latents.video, state)
-    audio = latents.audio.reshape(len(latents.audio), -1, latents.audio.shape[-1])
-    return frames, part(config, parts, "audio_vae").decoder(audio)
+    return decoder.step(latents.video, state)[0]
 
 
 def draw(shown: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Frames of every fourth unit above their one-step prediction; both sounds; both as a film."""
-    at = slice(0, None, 4 * FRAMES_PER_SHEET)
-    rows = [shown["real_frames"][0, at], shown["one_step_frames"][0, at]]
-    pictures.write_sheet(folder / "one_step.png", [pictures.tiles(row) for row in rows])
-    pictures.write_film(folder / "one_step.mp4", np.concatenate([shown["real_frames"], shown["one_step_frames"]], axis=2))
+    """Six moments above what one step makes of them, and both as a film, one above the other."""
+    real, one_step = shown["real"], shown["one_step"]
+    at = np.linspace(0, real.shape[1] - 1, 6).astype(int)
+    pictures.write_sheet(folder / "one_step.png", [pictures.tiles(x[:, at]) for x in (real, one_step)])
+    pictures.write_film(folder / "one_step.mp4", np.concatenate([real, one_step], axis=2))
 
 
 def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) -> tuple[Config, Trees]:
     """What was trained."""
     del measured
-    return config, {name: trainees[name] for name in TRAINED}
+    return config, trainees[AGENT]
+
+
+def _seconds(_config: Config, training: Training) -> float:
+    return training.weights.units * UNIT_MS / 1000
+
+
+stage = Stage(
+    name="interact",
+    parts=TRAINED,
+    init=init,
+    frozen=FROZEN,
+    objectives=objectives,
+    source=window_source,
+    measure=measure,
+    preview=preview,
+    draw=draw,
+    finish=finish,
+    unit="s of session",
+    units_per_sample=_seconds,
+)

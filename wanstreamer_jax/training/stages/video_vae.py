@@ -226,6 +226,7 @@ stage = Stage(
     preview=preview,
     draw=draw,
     finish=finish,
+    helpers=("discriminator",),
     batch_axes=AXES,
     unit="s of video",
     units_per_sample=_seconds,
