@@ -14,14 +14,14 @@ import numpy as np
 from av.video.frame import VideoFrame
 from jaxtyping import Float32, UInt8
 
-from wanstreamer_jax.data.world.lexicon import AGENT_VOICE, PERSONA
+from wanstreamer_jax.data.world.lexicon import AGENT_NAME, AGENT_VOICE, PERSONA
 from wanstreamer_jax.data.world.session import Session, World, in_processes, make_session
 from wanstreamer_jax.data.world.speech import speak
 from wanstreamer_jax.media import MediaWriter
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS, Picture
 
 LICENCE = "CC0-1.0"
-_VOICE_SAMPLE = "Hello, I am Wanda. I am listening."
+_VOICE_SAMPLE = f"Hello, I am {AGENT_NAME}. I am listening."
 
 
 def write_session(session: Session, folder: Path) -> None:

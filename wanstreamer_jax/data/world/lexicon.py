@@ -174,10 +174,9 @@ ASK_REPEAT = Either(
     train=("Say {word}.", "Please say | {word}.", "Repeat after me, | {word}.", "Say after me, | {word}."),
     heldout=("Can you say | {word}?", "Please repeat | {word}."),
 )
-WORDS = (
-    *("apple", "banana", "chocolate", "computer", "flower", "garden", "holiday", "island", "jelly", "lemon"),
-    *("mountain", "music", "orchestra", "penguin", "potato", "robot", "sunday", "teacher", "village", "window"),
-    *("yesterday", "zebra"),
+WORDS = (  # that the recogniser tells apart
+    *("apple", "banana", "chocolate", "flower", "holiday", "jelly", "lemon", "mountain", "music", "orchestra"),
+    *("penguin", "potato", "robot", "sunday", "teacher", "village", "window", "yesterday", "zebra"),
 )
 
 ASK_COUNT = Either(
