@@ -130,7 +130,7 @@ def test_more_units_cost_the_same_each_once_the_window_is_full(monkeypatch):
         spans = Spans(config.n_world, config.layout.n_slice, config.layout.n_agent_media, n_units)
         ones = jnp.ones((1, spans.n_slots), jnp.int32)
         rule = Tokens(ones, ones, ones, ones > 1, ones > 0, ones)
-        see = attention(spans, rule, ones > 1, config, HERE)
+        see = attention(spans, rule, ones > 1, config, HERE, cut=False)
         x = jnp.ones((1, 2, spans.n_slots, 16))
         loss = jax.grad(lambda q, k, v: jnp.sum(see(0, q.swapaxes(1, 2), k, v)), argnums=(0, 1, 2))
         program = jax.jit(loss).lower(x, x, x).compile()

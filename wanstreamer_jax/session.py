@@ -61,11 +61,14 @@ def forward(
     session: Session,
     noisy: Noisy,
     spread: Spread = HERE,
+    *,
     remat: bool = False,
+    cut: bool = False,
 ) -> Predicted:
     """Predict every text token and every velocity of a session in one pass; `world` comes from `stream.world`.
 
-    `remat`: for gradients, compute every layer again instead of keeping what is inside it.
+    For gradients, `remat` computes every layer again instead of keeping what is inside it, and `cut` takes keys and
+    values of clean tokens as constants.
     """
     packed, world_rule = world
     layout, U = model.config.layout, session.n_user_text.shape[1]
@@ -78,7 +81,7 @@ def forward(
     x, angles = (spread.share(jnp.pad(a, ((0, 0), (0, room), (0, 0)))) for a in (x, angles))
     conditioning = conditioning._replace(kind=jnp.pad(conditioning.kind, ((0, 0), (0, room))))
     alone = jnp.pad(jnp.repeat(noisy.alone, spans.noisy, axis=1), ((0, 0), (spans.start_of_noisy(0), 0)))
-    see = session_attention(spans, rule, alone, model.config, spread)
+    see = session_attention(spans, rule, alone, model.config, spread, cut)
     hidden, _ = model.transformer(x, angles, conditioning, see, remat)
     return Predicted(*_unembed(model, spans, hidden))
 

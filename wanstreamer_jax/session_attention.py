@@ -62,8 +62,13 @@ class Spread(NamedTuple):
 HERE = Spread(1, lambda x: x)
 
 
-def session_attention(spans: Spans, rule: Tokens, alone: Bool[Array, "B T"], config: Config, spread: Spread) -> Attend:
-    """How the tokens of a session attend; `rule` describes all of them, `alone` those that see no history."""
+def session_attention(
+    spans: Spans, rule: Tokens, alone: Bool[Array, "B T"], config: Config, spread: Spread, cut: bool
+) -> Attend:
+    """How the tokens of a session attend; `rule` describes all of them, `alone` those that see no history.
+
+    `cut`: no gradient flows into the keys and values of clean tokens, as if they lay in a history.
+    """
     blocks = Blocks.of(spans, reach_of_window(config.layout, config.history.n_tokens))
     rules = list(zip(*(blocks.split(x, 1) for x in rule), strict=True))
     lonely = blocks.split(alone, 1)
@@ -79,6 +84,8 @@ def session_attention(spans: Spans, rule: Tokens, alone: Bool[Array, "B T"], con
         # A hidden value has weight 0, but 0 x NaN is NaN. Keys still carry a NaN to every query that sees it.
         q, k, v = (spread.share(x) for x in (q.swapaxes(1, 2), k, jnp.where(jnp.isnan(v), 0, v)))
         qs, ks, vs = (blocks.split(x, 2) for x in (q, k, v))
+        if cut:
+            ks, vs = (blocks.without_gradient(x) for x in (ks, vs))
         out = [jnp.zeros_like(x, jnp.float32) for x in qs]
         for own, seen in blocks.pairs():
             who = _join_tokens(rules, own), _join_tokens(rules, seen), _join(lonely, own, 1)
@@ -109,6 +116,10 @@ class Blocks(NamedTuple):
     def split(self, x: jax.Array, axis: int) -> list[jax.Array]:
         """The pieces of an array: split once, so that the gradient is put together once."""
         return jnp.split(x, self.cuts, axis=axis)
+
+    def without_gradient(self, pieces: list[jax.Array]) -> list[jax.Array]:
+        """The same, constant but for noisy latents."""
+        return [*jax.lax.stop_gradient(pieces[: 1 + self.n]), *pieces[1 + self.n :]]
 
     def pairs(self) -> Iterator[tuple[list[int], list[int]]]:
         """Pieces whose tokens ask, and the pieces that any of them may see."""

@@ -84,6 +84,21 @@ class SessionWeights:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillWeights:
+    """What `distill` adds up, in its two parts, and its windows. The student's steps are the agent's own."""
+
+    units: int = 16  # of a window
+    seconds: float = 20.0  # of a session of the synthetic world
+    text: float = 1.0  # of written text: by the data, then by the teacher's probabilities
+    audio: float = 1.0
+    video: float = 1.0
+    teacher_steps: int = 8  # of the teacher's solver
+    guidance: float = 2.0  # of the teacher
+    match_from: int = 500  # the step at which matching of distributions takes over from following the path
+    every: int = 5  # updates of the critic for one of the student (DMD2)
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """One stage of one agent."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from wanstreamer_jax.config import Config, FlowConfig
 from wanstreamer_jax.flow import noised, shifted, velocity
@@ -24,7 +24,7 @@ from wanstreamer_jax.model import Latents, part
 from wanstreamer_jax.session import Noisy, Predicted, forward
 from wanstreamer_jax.timeline import UNIT_MS
 from wanstreamer_jax.training import pictures
-from wanstreamer_jax.training.config import SessionWeights, Training
+from wanstreamer_jax.training.config import DistillWeights, SessionWeights, Training
 from wanstreamer_jax.training.sharding import token_spread
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Stage, Trees
 from wanstreamer_jax.training.stages.sessions import Windows, window_source, windows
@@ -58,36 +58,51 @@ def interaction(
     noise = draw_noise(noise_key, seen.session.clean)
     tau = draw_times(time_key, config.flow, batch["unit_mask"].shape, weights.coupled)
     alone = jax.random.bernoulli(alone_key, weights.alone, batch["unit_mask"].shape)
-    predicted = predict(seen, noise, tau, alone)
+    predicted = predict(seen, noised(seen.session.clean, noise, Latents(*tau)), tau, alone)
     terms, more = losses(config, predicted, noise, seen, batch)
-    loss = jnp.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
-    return loss, terms | more
+    return add_up(weights, terms), terms | more
 
 
-def predict(seen: Windows, noise: Latents, tau: FlowTime, alone: jax.Array) -> Predicted:
-    """The forward over windows whose latents are on their way to `noise`."""
-    noisy = Noisy(noised(seen.session.clean, noise, Latents(*tau)), tau, alone)
-    return forward(seen.model, seen.world, seen.session, noisy, token_spread(), remat=True)
+def add_up(weights: SessionWeights | DistillWeights, terms: Metrics) -> jax.Array:
+    """The weighted sum of terms that have a weight of their name."""
+    return jnp.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+
+
+def predict(seen: Windows, points: Latents, tau: FlowTime, alone: jax.Array, *, cut: bool = False) -> Predicted:
+    """The forward over windows whose latents are at `points` of their path; `alone` and `cut` as in `session`."""
+    noisy = Noisy(points, tau, alone)
+    return forward(seen.model, seen.world, seen.session, noisy, token_spread(), remat=True, cut=cut)
 
 
 def losses(
     config: Config, predicted: Predicted, noise: Latents, seen: Windows, batch: Batch
 ) -> tuple[Metrics, Metrics]:
     """The three terms, and how often the likeliest token was right."""
-    wanted = velocity(seen.session.clean, noise)
-    errors = jax.tree.map(lambda p, v: _per_unit(jnp.square(p.astype(jnp.float32) - v)), predicted.velocities, wanted)
-    text = seen.session.agent_text
-    written = jnp.arange(text.shape[2]) < seen.session.n_agent_text[..., None]
-    scores = token_scores(config, predicted.text_logits)
+    velocities = velocity_errors(predicted.velocities, velocity(seen.session.clean, noise), batch)
+    text, more = text_loss(config, predicted.text_logits, seen, batch)
+    return velocities | {"text": text}, more
+
+
+def velocity_errors(predicted: Latents, wanted: Latents, batch: Batch) -> Metrics:
+    """Mean squared error of sound's and picture's velocities."""
+    errors = jax.tree.map(lambda p, v: jnp.square(p.astype(jnp.float32) - v), predicted, wanted)
+    return {name: mean_over_units(x, name, batch) for name, x in errors._asdict().items()}
+
+
+def text_loss(config: Config, logits: jax.Array, seen: Windows, batch: Batch) -> tuple[jax.Array, Metrics]:
+    """Cross-entropy of a unit's text in nats, and the share of tokens that are the likeliest."""
+    text, written = seen.session.agent_text, written_tokens(seen)
+    scores = token_scores(config, logits)
     nats = -jnp.take_along_axis(scores, text[..., None], axis=-1)[..., 0]
     right = (jnp.argmax(scores, axis=-1) == text) & written
-    terms = {
-        "text": _mean(jnp.sum(jnp.where(written, nats, 0.0), axis=2), batch["loss_text"], batch),
-        "audio": _mean(errors.audio, batch["loss_audio"], batch),
-        "video": _mean(errors.video, batch["loss_video"], batch),
-    }
     accuracy = jnp.sum(right, axis=2) / jnp.maximum(jnp.sum(written, axis=2), 1)
-    return terms, {"text_accuracy": _mean(accuracy, batch["loss_text"], batch)}
+    loss = mean_over_units(jnp.sum(jnp.where(written, nats, 0.0), axis=2), "text", batch)
+    return loss, {"text_accuracy": mean_over_units(accuracy, "text", batch)}
+
+
+def written_tokens(seen: Windows) -> Bool[Array, "B U T"]:
+    """Which places of agent text hold a token."""
+    return jnp.arange(seen.session.agent_text.shape[2]) < seen.session.n_agent_text[..., None]
 
 
 def token_scores(config: Config, logits: Float[Array, "B U T V"]) -> Float[Array, "B U T V"]:
@@ -109,14 +124,12 @@ def draw_times(key: jax.Array, flow: FlowConfig, shape: tuple[int, ...], coupled
     return FlowTime(shifted(audio, flow.audio_shift), shifted(video, flow.video_shift))
 
 
-def _per_unit(x: Float[Array, "B U *C"]) -> Float[Array, "B U"]:
-    return jnp.mean(x, axis=tuple(range(2, x.ndim)))
-
-
-def _mean(x: Float[Array, "B U"], weight: Float[Array, "B U"], batch: Batch) -> jax.Array:
-    """The mean over windows of the weighted sum over a window's units, by how many units it has."""
+def mean_over_units(x: Float[Array, "B U *C"], stream: str, batch: Batch) -> jax.Array:
+    """The mean over windows of the weighted sum over a window's units of means, by how many units it has."""
+    weight = batch[f"loss_{stream}"]
+    per_unit = jnp.mean(x, axis=tuple(range(2, x.ndim)))
     n_units = jnp.maximum(jnp.sum(batch["unit_mask"], axis=1), 1)
-    return jnp.mean(jnp.sum(jnp.where(weight > 0, x * weight, 0.0), axis=1) / n_units)
+    return jnp.mean(jnp.sum(jnp.where(weight > 0, per_unit * weight, 0.0), axis=1) / n_units)
 
 
 # ---- Looking at it
@@ -130,9 +143,9 @@ def measure(
     noise_key, time_key = jax.random.split(key)
     noise = draw_noise(noise_key, seen.session.clean)
     tau = draw_times(time_key, config.flow, batch["unit_mask"].shape, coupled=1.0)
-    terms, more = losses(config, predict(seen, noise, tau, jnp.zeros(tau.audio.shape, bool)), noise, seen, batch)
-    loss = jnp.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
-    return {"loss": loss} | terms | more
+    points = noised(seen.session.clean, noise, Latents(*tau))
+    terms, more = losses(config, predict(seen, points, tau, jnp.zeros(tau.audio.shape, bool)), noise, seen, batch)
+    return {"loss": add_up(weights, terms)} | terms | more
 
 
 def preview(
