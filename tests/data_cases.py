@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.small_preset import config as byte_config
 from wanstreamer_jax.data.dataset import Dataset, DatasetWriter
 from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.record import Record
-from wanstreamer_jax.data.world import World
+from wanstreamer_jax.data.world import World, make_session, write_session
 from wanstreamer_jax.data.world_source import WorldSource
 from wanstreamer_jax.tokens import byte_tokenizer
 
@@ -24,14 +27,34 @@ WORLD = World(seconds=2.4, user_picture=LAYOUT.user_picture, agent_picture=LAYOU
 
 @functools.cache
 def records(n: int = 7) -> tuple[Record, ...]:
+    """The records of the first seeds."""
     source = WorldSource(WORLD, TOKENIZER, LAYOUT, n)
     return tuple(source[i] for i in range(n))
 
 
-def write_dataset(directory: Path, recs=None, shard_bytes: int = 3_000_000) -> Dataset:
+def write_dataset(directory: Path, taken: Sequence[Record] | None = None, shard_bytes: int = 3_000_000) -> Dataset:
+    """A dataset of these records, or of `records()`."""
     directory.mkdir()
     with DatasetWriter(directory, LAYOUT, None, shard_bytes) as writer:
-        for record in records() if recs is None else recs:
+        for record in records() if taken is None else taken:
             writer.add(record)
         writer.finish({})
     return Dataset(directory)
+
+
+@functools.cache
+def _kept() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def _written(seed: int) -> Path:
+    folder = Path(_kept().name) / f"train-{seed:08d}"
+    write_session(make_session(seed, WORLD), folder)
+    return folder
+
+
+def session_folder(parent: Path, seed: int = 0) -> Path:
+    """The session folder of a seed, a fresh copy in `parent`."""
+    source = _written(seed)
+    return Path(shutil.copytree(source, parent / source.name))

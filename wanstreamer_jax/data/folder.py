@@ -7,7 +7,8 @@
       session.json    {"licence": "CC-BY-4.0", "world": {"persona": "...", "portrait": "p.png", "voice": "v.wav"}}
 
 `who` is one of user, agent, user_typed (there when its end_ms is) and background (further away; may overlap itself).
-Of session.json only `licence` must be there; `rates`, `units`, `source` and `labels` may be.
+Of session.json only `licence` must be there; `rates`, `units`, `source` and `labels` may be, and `transcribed`: of
+which of user and agent all words are known, without it of both.
 """
 
 import dataclasses
@@ -18,11 +19,21 @@ from typing import Any
 
 from wanstreamer_jax.data.errors import DataError, Problem
 from wanstreamer_jax.data.world import Who, Word
+from wanstreamer_jax.timeline import UNIT_MS
 
 USER, AGENT, WORDS, SESSION = "user.mp4", "agent.mp4", "words.jsonl", "session.json"
 WORLD_FIELDS = ("persona", "portrait", "voice")
 RATES = ("video_fps", "sample_rate_hz", "unit_ms")
-_FIELDS = {"licence": str, "world": dict, "rates": dict, "units": int, "source": str, "labels": dict}
+SIDES = (Who.USER, Who.AGENT)
+_FIELDS = {
+    "licence": str,
+    "world": dict,
+    "rates": dict,
+    "units": int,
+    "source": str,
+    "labels": dict,
+    "transcribed": list,
+}
 _WORD_FIELDS = {"who": str, "start_ms": int, "end_ms": int, "text": str}
 
 
@@ -36,18 +47,15 @@ class SessionFolder:
     persona: str = ""
     portrait: Path | None = None
     voice: Path | None = None
-    rates: dict[str, float] = dataclasses.field(default_factory=dict)
+    rates: dict[str, int | float] = dataclasses.field(default_factory=dict)
     n_units: int | None = None
+    transcribed: tuple[Who, ...] = SIDES
     labels: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def films(self) -> tuple[Path, Path]:
         """The user's and the agent's."""
         return self.path / USER, self.path / AGENT
-
-    def said_by(self, who: Who) -> list[Word]:
-        """Somebody's words, in order."""
-        return [word for word in self.words if word.who is who]
 
 
 def session_folders(directory: Path) -> list[Path]:
@@ -86,6 +94,7 @@ def read_session(path: Path) -> SessionFolder:
         voice=voice,
         rates=about.get("rates", {}),
         n_units=about.get("units"),
+        transcribed=tuple(Who(side) for side in about.get("transcribed", SIDES)),
         labels=about.get("labels", {}),
     )
 
@@ -108,7 +117,9 @@ def _about_reasons(about: dict[str, Any], folder: Path) -> Iterator[str]:
     """What is missing, and what is wrong with the parts of `session.json`."""
     if not about.get("licence"):
         yield 'no licence: say under which the recordings may be used, for instance "licence": "CC-BY-4.0"'
-    world, rates = about.get("world"), about.get("rates")
+    world, rates, transcribed = about.get("world"), about.get("rates"), about.get("transcribed")
+    if isinstance(transcribed, list):
+        yield from (f"transcribed: {side!r} is neither user nor agent" for side in transcribed if side not in SIDES)
     if isinstance(world, dict):
         yield from _misfits(world, dict.fromkeys(WORLD_FIELDS, str), "world.")
         names = [world[n] for n in ("portrait", "voice") if isinstance(world.get(n), str)]
@@ -116,6 +127,8 @@ def _about_reasons(about: dict[str, Any], folder: Path) -> Iterator[str]:
     if isinstance(rates, dict):
         yield from (f"unknown field rates.{name}" for name in sorted(rates.keys() - set(RATES)))
         yield from (f"rates.{k}: {v!r} is no number" for k, v in rates.items() if type(v) not in (int, float))
+        if rates.get("unit_ms", UNIT_MS) != UNIT_MS:
+            yield f"rates.unit_ms is {rates['unit_ms']}: a unit is {UNIT_MS} ms"
 
 
 def _read_words(file: Path, problems: list[Problem]) -> list[Word]:

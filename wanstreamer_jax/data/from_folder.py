@@ -68,8 +68,8 @@ def _whole(
         user_audio=user.has_audio,
         agent_video=agent.has_video,
         agent_audio=agent.has_audio,
-        agent_text=bool(session.said_by(Who.AGENT)),
-        heard=bool(session.said_by(Who.USER)),
+        agent_text=Who.AGENT in session.transcribed,
+        heard=Who.USER in session.transcribed,
         portrait=portrait is not None,
     )
     return Whole(

@@ -38,8 +38,8 @@ class Streams(NamedTuple):
     user_audio: bool
     agent_video: bool
     agent_audio: bool
-    agent_text: bool  # there are words of the agent
-    heard: bool  # there are words of what the user says
+    agent_text: bool  # all that the agent says is known in words
+    heard: bool  # all that the user says is
     portrait: bool
 
 

@@ -83,8 +83,6 @@ def _session_problems(session: SessionFolder, films: list[_Film]) -> Iterator[Pr
     for name, file in (("portrait", session.portrait), ("voice", session.voice)):
         if file is not None:
             yield from _world_problems(name, file)
-    if session.rates.get("unit_ms", UNIT_MS) != UNIT_MS:
-        yield Problem(about, f"rates.unit_ms is {session.rates['unit_ms']}: a unit is {UNIT_MS} ms")
     for film in films:
         yield from _rate_problems(about, session.rates, film.file)
     if not films:
@@ -112,7 +110,7 @@ def _world_problems(name: str, file: Path) -> Iterator[Problem]:
         yield Problem(file, "is the voice, but holds no sound")
 
 
-def _rate_problems(about: Path, rates: dict[str, float], film: Path) -> Iterator[Problem]:
+def _rate_problems(about: Path, rates: dict[str, int | float], film: Path) -> Iterator[Problem]:
     """The rates of session.json are those of the film, where it has such a track."""
     with open_container(film) as container:
         found: list[tuple[str, Any]] = [("video_fps", stream.average_rate) for stream in container.streams.video[:1]]

@@ -1,0 +1,1 @@
+"""Recordings that people have, as session folders."""
