@@ -169,6 +169,13 @@ def test_statistics_do_not_depend_on_how_sessions_are_cut(sessions: Path) -> Non
     assert of(100) == of(4)
 
 
+def test_silence_has_no_loudness_and_the_numbers_are_json() -> None:
+    record = records()[0]
+    stats = gather([record._replace(words=[], agent_samples=np.zeros_like(record.agent_samples))])
+    assert json.loads(json.dumps(stats.to_json(), allow_nan=False))["agent"]["loudness_db"] is None
+    assert "-inf dBFS" in table(stats)
+
+
 def test_text_of_units_is_counted() -> None:
     record = records()[0]
     stats = gather([record])

@@ -13,7 +13,7 @@ from wanstreamer_jax.data.dataset import DamagedRecordError, Dataset
 from wanstreamer_jax.data.errors import DataError
 from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.loader import Samples, batches
-from wanstreamer_jax.data.record import AgentLatents, Record, decode, encode, to_float32, to_int16
+from wanstreamer_jax.data.record import PIECE_UNITS, AgentLatents, Record, decode, encode, to_float32, to_int16
 from wanstreamer_jax.data.world_source import WorldSource
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT
 
@@ -34,7 +34,8 @@ def same(a: Record, b: Record) -> bool:
 
 def who(record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Which record it is, and something drawn."""
-    return {"seed": np.array(record.labels["seed"]), "drawn": np.array(rng.random())}
+    seen = np.asarray(record.user_frames).mean() + np.asarray(record.agent_frames).mean()
+    return {"seed": np.array(record.labels["seed"]), "drawn": np.array(rng.random()), "seen": seen}
 
 
 def taken(source, n: int, **settings) -> list[tuple[int, float]]:
@@ -55,13 +56,35 @@ def with_latents(record: Record) -> Record:
 @pytest.mark.parametrize("latents", [False, True])
 def test_a_record_is_its_bytes(latents: bool) -> None:
     record = with_latents(records()[0]) if latents else records()[0]
-    assert same(decode(encode(record)), record)
+    assert same(decode(list(encode(record)).__getitem__), record)
+
+
+@pytest.mark.parametrize(
+    "units", [slice(0, 40), slice(3, 5), slice(15, 17), slice(16, 32), slice(33, 90), slice(7, 7), slice(-3, None)]
+)
+def test_stored_frames_are_the_frames(units: slice) -> None:
+    """Whatever is asked for, also across pieces, and no piece is read that is not needed."""
+    record = records()[0]
+    long = record._replace(
+        user_frames=np.random.default_rng(0).integers(0, 256, (40, 2, 3, 4, 3)).astype(np.uint8),
+        **{name: np.zeros((40, 1), np.int32) for name in ("agent_text", "n_agent_text")},
+    )
+    items, asked = list(encode(long)), []
+    stored = decode(lambda i: asked.append(i) or items[i]).user_frames
+    assert asked == [0]
+    assert np.array_equal(stored[units], long.user_frames[units])
+    wanted = range(40)[units]
+    assert asked[1:] == sorted({1 + u // PIECE_UNITS for u in wanted})
+    assert np.array_equal(stored[37], long.user_frames[37])
+    assert np.array_equal(stored[-1], long.user_frames[-1])
+    with pytest.raises(IndexError):
+        stored[40]
 
 
 @pytest.mark.parametrize("cut", [0, 4, 8, 100, 5000, -1])
 def test_what_is_no_record_is_refused(cut: int) -> None:
     with pytest.raises(ValueError, match="no record"):
-        decode(encode(records()[0])[:cut])
+        decode(lambda _: next(encode(records()[0]))[:cut])
 
 
 def test_samples_are_integers_and_back() -> None:
@@ -125,18 +148,23 @@ def test_held_out_samples_are_always_the_same(dataset: Dataset) -> None:
     assert np.array_equal(samples[4]["frames"], Samples(dataset, video_clip(2), seed=3)[4]["frames"])
 
 
-def damage(dataset: Dataset, shard: int) -> Dataset:
+def damage(dataset: Dataset, shard: int, where: float = 0.25) -> Dataset:
     path = dataset.directory / dataset.manifest["shards"][shard]["file"]
     data = bytearray(path.read_bytes())
-    data[len(data) // 4] ^= 4
+    data[round(where * len(data))] ^= 4
     path.write_bytes(data)
     return Dataset(dataset.directory)
 
 
-def test_a_damaged_record_is_named_and_costs_itself_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    dataset = damage(write_dataset(tmp_path / "set", shard_bytes=1), 2)
-    with pytest.raises(DamagedRecordError, match=r"data-00002.array_record: record 0 \(train-00000002, unit 0\)"):
-        dataset[2]
+@pytest.mark.parametrize("where", [0.05, 0.25, 0.5, 0.75])
+def test_a_damaged_record_is_named_and_costs_itself_only(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], where: float
+) -> None:
+    dataset = damage(write_dataset(tmp_path / "set", shard_bytes=1), 2, where)
+    with pytest.raises(
+        DamagedRecordError, match=r"data-00002.array_record: record train-00000002, unit 0, item \d: Corrupted"
+    ):
+        who(dataset[2], np.random.default_rng(0))
     with pytest.raises(DataError, match=r"data-00002.array_record: its sha256"):
         dataset.verify()
     seeds = [seed for seed, _ in taken(dataset, 2 * (N - 1))]

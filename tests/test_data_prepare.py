@@ -83,7 +83,7 @@ def test_prepared_records_are_the_sessions_that_were_written(
         made, parts = records()[seed], [r for r in found if r.name.startswith(f"train-{seed:08d},")]
         assert [p.first_unit for p in parts] == list(range(0, 15, units_per_record))
         for before, after in itertools.pairwise(parts):
-            assert np.array_equal(after.frame_before, before.agent_frames[-1, -1])
+            assert np.array_equal(after.frame_before, before.agent_frames[-1][-1])
         read = whole(parts)
         for name in TEXT:
             assert np.array_equal(getattr(read, name), getattr(made, name)), name
@@ -126,7 +126,9 @@ def test_latents_are_what_the_encoders_say_of_the_whole_session(source: Path, tm
     dataset = Dataset(tmp_path / "out")
     assert dataset.manifest["encoders"] == encoder_fingerprints(agent())
     parts = [dataset[0], dataset[1]]
-    frames = np.concatenate([parts[0].portrait[None], *(p.agent_frames.reshape(-1, 32, 48, 3) for p in parts)])
+    frames = np.concatenate(
+        [parts[0].portrait[None], *(np.asarray(p.agent_frames).reshape(-1, 32, 48, 3) for p in parts)]
+    )
     samples = to_float32(np.concatenate([p.agent_samples.reshape(-1) for p in parts]))
     video = jax.jit(lambda x: part(CONFIG, agent().params, "video_vae").encoder(to_float(x)))(frames[None])
     audio = jax.jit(lambda x: part(CONFIG, agent().params, "audio_vae").encoder(x))(samples[None])
@@ -162,7 +164,7 @@ def test_streams_that_are_missing_are_marked(source: Path, tmp_path: Path) -> No
     record = Dataset(tmp_path / "out")[0]
     missing = {name for name, there in record.streams._asdict().items() if not there}
     assert missing == {"user_video", "heard", "portrait"}
-    assert not record.user_frames.any()
+    assert not np.asarray(record.user_frames).any()
     assert not record.portrait.any()
     assert record.user_samples.any()
     assert len(record.voice) == len(record.persona) == 0

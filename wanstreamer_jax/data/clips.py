@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from wanstreamer_jax.data.layout import Layout
-from wanstreamer_jax.data.record import AgentLatents, Record, to_float32
+from wanstreamer_jax.data.record import AgentLatents, Record, StoredFrames, to_float32
 from wanstreamer_jax.timeline import SAMPLES_PER_AUDIO_LATENT
 
 Sample = dict[str, np.ndarray]
@@ -103,7 +103,7 @@ def _latents(record: Record, start: int, n_units: int) -> Sample:
 
 
 def _frame_before(record: Record, start: int) -> np.ndarray:
-    return record.agent_frames[start - 1, -1] if start else record.frame_before
+    return record.agent_frames[start - 1][-1] if start else record.frame_before
 
 
 def _draw(n_there: int, n_wanted: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
@@ -112,7 +112,7 @@ def _draw(n_there: int, n_wanted: int, rng: np.random.Generator) -> tuple[int, n
     return start, np.arange(n_wanted) < n_there - start
 
 
-def _cut(x: np.ndarray, start: int, n: int) -> np.ndarray:
+def _cut(x: np.ndarray | StoredFrames, start: int, n: int) -> np.ndarray:
     """`n` of `x` from `start` on, completed with zeros."""
     there = x[start : start + n]
     if len(there) == n:

@@ -1,12 +1,12 @@
 """Prepared data: ArrayRecord shards of records, and `dataset.json`, which says what is in them.
 
     dataset/
-      data-00000.array_record     records, each compressed and hashed by itself, read in any order
+      data-00000.array_record     items of records, each compressed and hashed by itself, read in any order
       dataset.json                layout, what the latents are of, counts, licences; of each shard its size, its
-                                  sha256 and the names and lengths of its records
+                                  sha256 and its records: name, length, first item
 
-ArrayRecord (an extra, imported here alone) keeps a hash of every record, so that a flipped bit is found when the
-record is read, and costs that record only.
+ArrayRecord (an extra, imported here alone) keeps a hash of every item, so that a flipped bit is found when the item
+is read, and costs that record only.
 """
 
 import collections
@@ -26,7 +26,7 @@ from wanstreamer_jax.timeline import UNIT_MS
 
 FORMAT = 1  # raised when an older reader could not understand a newer dataset
 MANIFEST = "dataset.json"
-_OPTIONS = "group_size:1,zstd:1"  # records are read one by one; more effort hardly makes frames smaller
+_OPTIONS = "group_size:1,zstd:1"  # items are read one by one; more effort hardly makes frames smaller
 _MISSING = "prepared data needs array_record: pip install 'wanstreamer-jax[train]'"
 
 
@@ -67,17 +67,21 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self._shards: list[dict[str, Any]] = []
         self._licences: collections.Counter[str] = collections.Counter()
         self._writer: Any = None
-        self._room = 0
+        self._room = self._n_items = 0  # of the shard
         self.counts = Counts()
 
     def add(self, record: Record) -> None:
         """Append a record."""
-        data = encode(record)
-        if self._writer is None or self._room < len(data):
+        items = list(encode(record))
+        n_bytes = sum(map(len, items))
+        if self._writer is None or self._room < n_bytes:
             self._open_shard()
-        self._writer.write(data)
-        self._room -= len(data)
-        self._shards[-1]["records"].append({"name": record.name, "units": record.n_units})
+        for item in items:
+            self._writer.write(item)
+        shard = self._shards[-1]
+        shard["records"].append({"name": record.name, "units": record.n_units, "item": self._n_items})
+        self._n_items += len(items)
+        self._room -= n_bytes
         self._licences[record.licence] += record.n_units
         self.counts.records += 1
         self.counts.units += record.n_units
@@ -106,7 +110,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         name = f"data-{len(self._shards):05d}.array_record"
         self._writer = _array_record().ArrayRecordWriter(str(self._directory / name), _OPTIONS)
         self._shards.append({"file": name, "records": []})
-        self._room = self._shard_bytes
+        self._room, self._n_items = self._shard_bytes, 0
 
     def _close_shard(self) -> None:
         if self._writer is not None:
@@ -127,9 +131,9 @@ class Dataset:
         self.manifest = _read_manifest(self.directory / MANIFEST)
         self.layout = Layout.from_json(self.manifest["layout"], f"{self.directory / MANIFEST}: layout")
         self._places = [
-            (shard["file"], i, record["name"])
+            (shard["file"], record["item"], record["name"])
             for shard in self.manifest["shards"]
-            for i, record in enumerate(shard["records"])
+            for record in shard["records"]
         ]
         self._readers: dict[str, Any] = {}
         self._check_sizes()
@@ -138,16 +142,25 @@ class Dataset:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Record:
-        """Read a record.
+        """Read a record, without its frames.
 
         Raises:
-            DamagedRecordError: it is damaged.
+            DamagedRecordError: it is damaged; also when its frames are asked for.
         """
-        file, position, name = self._places[index]
+        file, first_item, name = self._places[index]
+
+        def read(item: int) -> bytes:
+            try:
+                return self._reader(file).read([first_item + item])[0]
+            except (RuntimeError, IndexError) as error:
+                raise DamagedRecordError(f"{self.directory / file}: record {name}, item {item}: {error}") from error
+
         try:
-            return decode(self._reader(file).read([position])[0])
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise DamagedRecordError(f"{self.directory / file}: record {position} ({name}): {error}") from error
+            return decode(read)
+        except DamagedRecordError:
+            raise
+        except ValueError as error:
+            raise DamagedRecordError(f"{self.directory / file}: record {name}: {error}") from error
 
     @property
     def has_latents(self) -> bool:

@@ -65,8 +65,9 @@ def batches(
     if not 0 <= index < count:
         raise ValueError(f"process {index} of {count}: there is no such process")
     grain = _grain()
-    stream = grain.MapDataset.source(_Undamaged(source, most_damaged)).seed(seed).shuffle().repeat()
-    mine = stream.random_map(transform)[index::count].to_iter_dataset(grain.ReadOptions(num_threads=2))
+    stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    samples = stream.random_map(_Take(source, transform, most_damaged))
+    mine = samples[index::count].to_iter_dataset(grain.ReadOptions(num_threads=2))
     if workers:
         # Before batching: a batch is then made of the same samples however many workers there are.
         mine = mine.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
@@ -87,21 +88,18 @@ class Samples:
         return self._transform(self._source[index], np.random.default_rng((self._seed, int(index))))
 
 
-class _Undamaged:
-    """A source that gives None in place of a damaged record, up to a limit."""
+class _Take:
+    """A sample of a record by its number; None in place of damaged ones, up to a limit."""
 
-    def __init__(self, source: RecordSource, most_damaged: int) -> None:
-        self._source = source
+    def __init__(self, source: RecordSource, transform: Transform, most_damaged: int) -> None:
+        self._source, self._transform = source, transform
         self._most_damaged = most_damaged
         self._damaged: set[int] = set()
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Record | None:
+    def __call__(self, index: int, rng: np.random.Generator) -> Sample | None:
         try:
-            return self._source[index]
+            return self._transform(self._source[index], rng)
         except DamagedRecordError as error:
             self._note(index, error)
             return None

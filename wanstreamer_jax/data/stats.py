@@ -54,12 +54,18 @@ class Stats:
     licences: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers, times in seconds."""
+        """All numbers, times in seconds; no loudness (null) where there is nothing to hear."""
         sides = {name: getattr(self, name) for name in ("user", "agent")}
-        measured = {name: dataclasses.asdict(side) | {"loudness_db": side.loudness_db} for name, side in sides.items()}
+        measured = {
+            name: dataclasses.asdict(side) | {"loudness_db": _finite(side.loudness_db)} for name, side in sides.items()
+        }
         for side in measured.values():
             del side["energy"], side["n_samples"]
         return dataclasses.asdict(self) | measured | {"licences": dict(self.licences)}
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def gather(records: Iterable[Record]) -> Stats:
