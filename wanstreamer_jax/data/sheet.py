@@ -30,6 +30,7 @@ class _Session(NamedTuple):
     """Records of a session as one, from `start_s` on."""
 
     start_s: float
+    has_picture: dict[Who, bool]
     frames: dict[Who, UInt8[np.ndarray, "T H W 3"]]
     samples: dict[Who, Float32[np.ndarray, " n"]]
     words: list[dict[str, Any]]
@@ -79,6 +80,7 @@ def _joined(records: Sequence[Record]) -> _Session:
 
     return _Session(
         start_s=records[0].first_unit * UNIT_MS / 1000,
+        has_picture={who: getattr(records[0].streams, f"{who}_video") for who in (Who.USER, Who.AGENT)},
         frames={who: x.reshape(-1, *x.shape[2:]) for who, x in sides("frames").items()},
         samples={who: to_float32(x.reshape(-1)) for who, x in sides("samples").items()},
         words=[word for record in records for word in record.words],
@@ -114,6 +116,9 @@ def _draw_line(axes: list[Any], session: _Session, at_s: float) -> None:
             side.set_visible(False)
     for axis in (user_picture, user_sound, text, agent_sound):
         axis.set_xticks([])
+    seconds = session.start_s + at_s + np.arange(LINE_S + 1)
+    agent_picture.tick_params(axis="x", labelsize=7, length=2, pad=1)
+    agent_picture.set_xticks(seconds, [f"{t:g} s" for t in seconds])
     names = ("user's\npicture", "user's\nsound", "tokens\na unit", "agent's\nsound", "agent's\npicture")
     for axis, name in zip(axes, names, strict=True):
         axis.set_ylabel(name, rotation=0, ha="right", va="center", size=8)
@@ -121,6 +126,10 @@ def _draw_line(axes: list[Any], session: _Session, at_s: float) -> None:
 
 def _draw_pictures(axis: Any, session: _Session, who: Who, at_s: float) -> None:
     """Frames in their shape, as many as there is room for, each beginning where it is seen."""
+    axis.set_ylim(0, 1)
+    if not session.has_picture[who]:
+        axis.text(0.01, 0.5, "no picture", size=8, color="#999999", va="center", transform=axis.transAxes)
+        return
     height, width = session.frames[who].shape[1:3]
     wide_s = _HEIGHTS[0] * width / height / _STRIP_INCHES_PER_S
     step_s = LINE_S / max(1, int(LINE_S / wide_s))
@@ -130,11 +139,6 @@ def _draw_pictures(axis: Any, session: _Session, who: Who, at_s: float) -> None:
             left_s = session.start_s + start_s
             extent = (left_s, left_s + 0.98 * wide_s, 0, 1)
             axis.imshow(session.frames[who][first], extent=extent, aspect="auto", interpolation="lanczos")
-    axis.set_ylim(0, 1)
-    if who is Who.AGENT:
-        axis.tick_params(axis="x", labelsize=7, length=2, pad=1)
-        axis.set_xticks(session.start_s + at_s + np.arange(LINE_S + 1))
-        axis.set_xticklabels([f"{t:g} s" for t in session.start_s + at_s + np.arange(LINE_S + 1)])
 
 
 def _draw_sound(axis: Any, session: _Session, who: Who, at_s: float) -> None:
