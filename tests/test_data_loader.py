@@ -167,10 +167,11 @@ def test_a_damaged_record_is_named_and_costs_itself_only(
         who(dataset[2], np.random.default_rng(0))
     with pytest.raises(DataError, match=r"data-00002.array_record: its sha256"):
         dataset.verify()
-    seeds = [seed for seed, _ in taken(dataset, 2 * (N - 1))]
-    assert sorted(seeds) == sorted([0, 1, 3, 4, 5, 6] * 2)
+    seeds = [seed for seed, _ in taken(dataset, 2 * N)]
+    assert sorted(seeds) == sorted([0, 1, 3, 3, 4, 5, 6] * 2)  # the next one takes its place
+    assert Samples(dataset, who, seed=0)[2]["seed"] == 3
     said = capfd.readouterr().err
-    assert said.count("train-00000002") == 1
+    assert said.count("train-00000002") == 2  # in each of the two readers once
     assert "damaged record 1 of at most" in said
 
 
@@ -178,9 +179,15 @@ def test_too_much_damage_stops(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "set", shard_bytes=1)
     for shard in (1, 3):
         dataset = damage(dataset, shard)
-    with pytest.raises(RuntimeError, match="2 damaged records, more than 1"):
+    with pytest.raises(
+        RuntimeError, match=r"2 of 7 records are damaged, more than may be left out; the last: .*array_record"
+    ):
         taken(dataset, 3 * N, most_damaged=1)
     assert len(taken(dataset, 3 * N, most_damaged=2)) == 3 * N
+    for shard in range(N):
+        dataset = dataset if shard in (1, 3) else damage(dataset, shard)
+    with pytest.raises(RuntimeError, match="7 of 7 records are damaged"):
+        Samples(dataset, who, seed=0)[0]
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,8 @@ def test_latents_are_what_the_encoders_say_of_the_whole_session(source: Path, tm
     assert 11 % UNITS_AT_ONCE
     prepare(job(tmp_path, agent=agent(), units_per_record=11))
     dataset = Dataset(tmp_path / "out")
-    assert dataset.manifest["encoders"] == encoder_fingerprints(agent())
+    assert dataset.manifest["encoders"] == encoder_fingerprints(CONFIG, agent().params)
+    dataset.check_encoders(encoder_fingerprints(CONFIG, agent().params))
     parts = [dataset[0], dataset[1]]
     frames = np.concatenate(
         [parts[0].portrait[None], *(np.asarray(p.agent_frames).reshape(-1, 32, 48, 3) for p in parts)]
@@ -145,13 +146,15 @@ def test_latents_are_what_the_encoders_say_of_the_whole_session(source: Path, tm
     np.testing.assert_allclose(latents[0].voice_mean, np.asarray(voice[0]), rtol=2e-3, atol=2e-3)
 
 
-def test_another_encoder_has_another_fingerprint() -> None:
+def test_latents_of_another_encoder_are_refused(source: Path, tmp_path: Path) -> None:
+    prepare(job(tmp_path, agent=agent()))
     other = jax.tree.map(jnp.copy, agent().params)
-    leaf = other["audio_vae"]["encoder"]["mean"]["bias"]
-    other["audio_vae"]["encoder"]["mean"]["bias"] = leaf.at[0].add(1e-3)
-    ours, theirs = encoder_fingerprints(agent()), encoder_fingerprints(Agent(CONFIG, other, TOKENIZER, trained=False))
-    assert ours["video_vae"] == theirs["video_vae"]
-    assert ours["audio_vae"] != theirs["audio_vae"]
+    bias = other["audio_vae"]["encoder"]["mean"]["bias"]
+    other["audio_vae"]["encoder"]["mean"]["bias"] = bias.at[0].add(1e-3)
+    with pytest.raises(
+        DataError, match=r"dataset.json: latents are of another audio_vae; prepare it again with --agent"
+    ):
+        Dataset(tmp_path / "out").check_encoders(encoder_fingerprints(CONFIG, other))
 
 
 def test_streams_that_are_missing_are_marked(source: Path, tmp_path: Path) -> None:

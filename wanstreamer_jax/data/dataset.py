@@ -174,6 +174,14 @@ class Dataset:
             reason = f"was prepared for another configuration: {'; '.join(reasons)}; prepare it again"
             raise DataError(Problem(self.directory / MANIFEST, reason))
 
+    def check_encoders(self, fingerprints: Mapping[str, str]) -> None:
+        """Raise DataError when there are latents, but of other VAEs than those of `latents.encoder_fingerprints`."""
+        ours = self.manifest["encoders"] or {}
+        others = [name for name in ours if ours[name] != fingerprints.get(name)]
+        if others:
+            reason = f"latents are of another {' and '.join(others)}; prepare it again with --agent"
+            raise DataError(Problem(self.directory / MANIFEST, reason))
+
     def verify(self) -> None:
         """Raise DataError, with their names, when shards are not the files that were written."""
         changed = [

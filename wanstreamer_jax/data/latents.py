@@ -58,9 +58,9 @@ class AgentEncoder:
             yield record._replace(latents=_latents(units, world))
 
 
-def encoder_fingerprints(agent: Agent) -> dict[str, str]:
+def encoder_fingerprints(config: Config, params: Params) -> dict[str, str]:
     """Sha256 of each VAE's encoder: what prepared latents depend on."""
-    return {name: _fingerprint(agent.params[name]["encoder"], getattr(agent.config, name)) for name in PARTS}
+    return {name: _fingerprint(params[name]["encoder"], getattr(config, name)) for name in PARTS}
 
 
 def _fingerprint(params: Params, part_config: Any) -> str:

@@ -3,7 +3,8 @@
 The stream of samples is one, whoever reads it: epoch after epoch a new order of all records, from which process p
 of P takes the samples p, p + P, ... and what is random about a sample depends on its place in the stream only. So
 every record is taken exactly once an epoch, by however many processes and workers, and the iterator's state is a
-few numbers.
+few numbers. A damaged record is left out, and the next one takes its place, so that all processes make as many
+batches as the others.
 """
 
 import sys
@@ -53,7 +54,7 @@ def batches(
         process: this process and how many there are, each taking its share.
         workers: processes that read ahead; 0 reads ahead in threads.
         most_damaged: damaged records are left out, each named on stderr; this many, in each process and worker, and
-            the next one is an error.
+            the next one is a RuntimeError.
 
     Raises:
         ValueError: there is nothing to read, or no such process.
@@ -74,22 +75,8 @@ def batches(
     return iter(mine.batch(batch))
 
 
-class Samples:
-    """Samples by number, each always the same: what is measured on held-out data."""
-
-    def __init__(self, source: RecordSource, transform: Transform, seed: int) -> None:
-        self._source, self._transform, self._seed = source, transform, seed
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Take a sample from record `index`."""
-        return self._transform(self._source[index], np.random.default_rng((self._seed, int(index))))
-
-
 class _Take:
-    """A sample of a record by its number; None in place of damaged ones, up to a limit."""
+    """A sample of a record by its number; of the next record where that one is damaged, up to a limit."""
 
     def __init__(self, source: RecordSource, transform: Transform, most_damaged: int) -> None:
         self._source, self._transform = source, transform
@@ -97,20 +84,22 @@ class _Take:
         self._damaged: set[int] = set()
         self._lock = threading.Lock()
 
-    def __call__(self, index: int, rng: np.random.Generator) -> Sample | None:
-        try:
-            return self._transform(self._source[index], rng)
-        except DamagedRecordError as error:
-            self._note(index, error)
-            return None
+    def __call__(self, index: int, rng: np.random.Generator) -> Sample:
+        while True:
+            try:
+                return self._transform(self._source[index], rng)
+            except DamagedRecordError as error:
+                self._note(index, error)
+            index = (index + 1) % len(self._source)
 
     def _note(self, index: int, error: DamagedRecordError) -> None:
         with self._lock:
             is_new = index not in self._damaged
             self._damaged.add(index)
             n = len(self._damaged)
-        if n > self._most_damaged:
-            raise RuntimeError(f"{n} damaged records, more than {self._most_damaged}; the last: {error}") from error
+        if n > min(self._most_damaged, len(self._source) - 1):
+            reason = f"{n} of {len(self._source)} records are damaged, more than may be left out; the last: {error}"
+            raise RuntimeError(reason) from error
         if is_new:
             print(f"damaged record {n} of at most {self._most_damaged} left out: {error}", file=sys.stderr)
 
@@ -121,6 +110,21 @@ class _Take:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._lock = threading.Lock()
+
+
+class Samples:
+    """Samples by number, each always the same: what is measured on held-out data."""
+
+    def __init__(self, source: RecordSource, transform: Transform, seed: int, most_damaged: int = MOST_DAMAGED) -> None:
+        """Take samples as `batches` does, with `seed` and a sample's number for what is drawn."""
+        self._take, self._n_samples, self._seed = _Take(source, transform, most_damaged), len(source), seed
+
+    def __len__(self) -> int:
+        return self._n_samples
+
+    def __getitem__(self, index: int) -> Sample:
+        """Take a sample from record `index`."""
+        return self._take(int(index), np.random.default_rng((self._seed, int(index))))
 
 
 def _grain() -> Any:

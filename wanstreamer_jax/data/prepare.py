@@ -49,7 +49,7 @@ def prepare(job: Job) -> tuple[Counts, list[Problem]]:
     except ValueError as error:
         raise DataError(Problem(job.output, str(error).removeprefix(f"{job.output}: "))) from error
     encoder = None if job.agent is None else AgentEncoder(job.agent, job.layout)
-    encoders = None if job.agent is None else encoder_fingerprints(job.agent)
+    encoders = None if job.agent is None else encoder_fingerprints(job.agent.config, job.agent.params)
     refused: list[tuple[Path, Sequence[Problem]]] = []
     with (
         pending_directory(job.output) as fresh,
