@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wanstreamer_jax.compilations import remember_compilations
 from wanstreamer_jax.presets import load_preset, load_training
 from wanstreamer_jax.training.config import Training
 from wanstreamer_jax.training.errors import TrainingError
@@ -83,6 +84,7 @@ def _address(args: argparse.Namespace) -> Address | None:
 def main() -> int:
     """Run; returns the exit code."""
     args, fields = parse_args()
+    remember_compilations()
     try:
         connect(_address(args))
         from wanstreamer_jax.training.loop import train

@@ -18,6 +18,7 @@ from wanstreamer_jax.config import (
     WorldConfig,
 )
 from wanstreamer_jax.timeline import Picture
+from wanstreamer_jax.training.config import AudioVAEWeights, Gate, OptimizerConfig, Training, VideoVAEWeights
 
 config = Config(
     name="tiny",
@@ -43,3 +44,20 @@ config = Config(
     world=WorldConfig(max_text=128, max_voice=25),
     text=TextConfig(max_user=8, max_agent=6, unit_end=256),
 )
+
+training = {
+    "video_vae": Training(
+        weights=VideoVAEWeights(),
+        steps=2000,
+        batch=2,
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        gates=(Gate("psnr_db", at_least=28.0),),
+    ),
+    "audio_vae": Training(
+        weights=AudioVAEWeights(),
+        steps=1500,
+        batch=1,
+        optimizer=OptimizerConfig(learning_rate=1.5e-3),
+        gates=(Gate("log_spectral_distance_db", at_most=12.0),),
+    ),
+}

@@ -13,6 +13,7 @@ the program leaves the ones before as they are. Only then are old ones removed.
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -113,7 +114,7 @@ class Checkpoints:
         for path in self._newest_first():
             if not (reason := _damage(path)):
                 return path
-            print(f"WARNING: {path}: {reason}. It is set aside; the one before it is used.", flush=True)
+            print(f"WARNING: {path}: {reason}. It is set aside; the one before it is used.", file=sys.stderr)
             path.rename(_unused(path.with_name(path.name + DAMAGED)))
         return None
 

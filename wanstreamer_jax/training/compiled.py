@@ -21,8 +21,8 @@ class Compiled:
 
     def __init__(self, program: Program, shardings: TrainState):
         self._program, self._shardings = program, shardings
-        self._steps: dict[tuple[int, ...], tuple[Any, float]] = {}
-        self.flops = 0.0
+        self._steps: dict[tuple[int, ...], tuple[Any, int]] = {}
+        self.flops = 0
 
     def step(self, step: int, state: TrainState, frozen: Trees, batch: Batch) -> tuple[TrainState, Metrics]:
         """Take step `step`, counted from 0."""
@@ -33,7 +33,7 @@ class Compiled:
         self.flops += flops
         return run(state, frozen, batch)
 
-    def _compile(self, due: tuple[int, ...], *args: Any) -> tuple[Any, float]:
+    def _compile(self, due: tuple[int, ...], *args: Any) -> tuple[Any, int]:
         function = functools.partial(self._program.train_step, due=due)
         out = self._shardings, replicated(self._program.mesh)
         traced = jax.jit(function, donate_argnums=0, out_shardings=out).trace(*args)

@@ -99,6 +99,29 @@ class DistillWeights:
 
 
 @dataclasses.dataclass(frozen=True)
+class MixtureWeights:
+    """How often each task of `pretrain` is drawn, against the others; 0: never."""
+
+    image_captioning: float = 1.0
+    audio_captioning: float = 1.0
+    video_captioning: float = 1.0
+    asr: float = 2.0  # speech to text
+    tts: float = 2.0  # text to speech
+    dialogue: float = 1.0  # typed
+    image_generation: float = 1.0
+    audio_generation: float = 1.0
+    video_generation: float = 1.0
+    joint_generation: float = 2.0  # speech with its face
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainWeights(SessionWeights):
+    """What `pretrain` adds up; its windows are whole examples of tasks."""
+
+    mixture: MixtureWeights = MixtureWeights()
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """One stage of one agent."""
 

@@ -33,7 +33,7 @@ class Evaluation:
     def measure(self, state: TrainState) -> Measured:
         """The stage's measures, averaged over all batches."""
         all_of_them = [self._look(self._program.stage.measure, state, i) for i in range(len(self._batches))]
-        return jax.tree.map(lambda *values: np.mean(values, axis=0), *all_of_them)
+        return jax.tree.map(lambda *values: np.asarray(np.mean(values, axis=0)), *all_of_them)
 
     def draw(self, state: TrainState, folder: Path) -> None:
         """Pictures of the first batch."""

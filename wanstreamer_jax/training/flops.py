@@ -16,21 +16,21 @@ _MEASURED = {"cpu": 1024}  # rows of the matrices whose product is timed
 _REPEATS = 5
 
 
-def count_flops(jaxpr: Any) -> float:
+def count_flops(jaxpr: Any) -> int:
     """Multiplications and additions of all products and convolutions in a program, those of loops as often as run."""
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> float:
+def _of_equation(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         shared = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-        return 2.0 * shared * math.prod(equation.outvars[0].aval.shape)
+        return 2 * shared * math.prod(equation.outvars[0].aval.shape)
     if name == "conv_general_dilated":
         kernel, layout = equation.invars[1].aval.shape, params["dimension_numbers"].rhs_spec
-        taps = math.prod(kernel) / kernel[layout[0]]
-        return 2.0 * taps * math.prod(equation.outvars[0].aval.shape)
+        taps = math.prod(kernel) // kernel[layout[0]]
+        return 2 * taps * math.prod(equation.outvars[0].aval.shape)
     times = params.get("length", 1) if name == "scan" else 1
     return times * sum(count_flops(inner) for inner in _inner(params))
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import NamedSharding
 
 from wanstreamer_jax.training.config import Training
@@ -58,6 +59,7 @@ def endless_batches(source: Source, training: Training) -> grain.DatasetIterator
     part = samples[jax.process_index() :: jax.process_count()].batch(_local(training), drop_remainder=True)
     batches = part.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
     if training.workers:
+        flags.FLAGS.mark_as_parsed()  # grain asks for flags of programs that absl starts, which this one is not
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=training.workers))
     return iter(batches)
 

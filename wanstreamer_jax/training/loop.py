@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,11 @@ class Job:
     export: Path | None = None  # where the trained agent goes; none: into the workdir
     tensorboard: bool = False
 
+    @property
+    def leaving(self) -> Path:
+        """Where the trained agent goes."""
+        return self.export or self.workdir / "agent"
+
     def about(self) -> dict[str, Any]:
         """What is trained, and how, in JSON's types."""
         about = {
@@ -66,7 +72,7 @@ def train(job: Job) -> bool:
         TrainingError: it cannot start or go on. What was saved is whole.
     """
     with Signals() as signals, Run(job) as run:
-        run.go_on(signals)
+        run.go_on(lambda: signals.received is not None)
         if run.step < job.training.steps:
             return False
         run.conclude()
@@ -82,6 +88,7 @@ class Run(AbstractContextManager["Run"]):
 
     def __init__(self, job: Job):
         stage, training, config = job.stage, job.training, job.origin.config
+        job.origin.check_leaving(job.leaving)
         mesh = make_mesh(training.mesh)
         check_batch(training, mesh, stage.batch_axes)
         self._job, self._about = job, job.about()
@@ -91,7 +98,8 @@ class Run(AbstractContextManager["Run"]):
         self._checkpoints = Checkpoints(job.workdir / "checkpoints", training.keep)
         self._begin()
         self._evaluation: Evaluation | None = None
-        self._log = RunLog(job.workdir, self.step, training.steps, stage.name, tensorboard=job.tensorboard)
+        trainee = self._program.objectives[0].trainee
+        self._log = RunLog(job.workdir, self.step, training.steps, trainee, tensorboard=job.tensorboard)
         units = stage.units_per_sample(config, training) * training.batch
         self._speed = Speed(self._compiled.peak_flops, stage.unit, units)
         self._since_start = Speed(self._compiled.peak_flops, stage.unit, units)
@@ -118,8 +126,8 @@ class Run(AbstractContextManager["Run"]):
 
     # ---- Steps
 
-    def go_on(self, signals: Signals) -> None:
-        """Take steps until the last one, or until a signal comes; then save."""
+    def go_on(self, asked_to_stop: Callable[[], bool]) -> None:
+        """Take steps until the last one, or until it is asked to stop; then save."""
         training, stop = self._job.training, False
         while self.step < training.steps and not stop:
             fed = next(self._feed)
@@ -127,18 +135,18 @@ class Run(AbstractContextManager["Run"]):
             self.step += 1
             self._log.add(self.step, metrics)
             self._checkpoints.check()
-            stop, due = self._agree(signals)
+            stop, due = self._agree(asked_to_stop)
             if stop or due or self.step == training.steps:
                 self._save(fed)
             self._look()
         self._checkpoints.wait()
 
-    def _agree(self, signals: Signals) -> tuple[bool, ...]:
+    def _agree(self, asked_to_stop: Callable[[], bool]) -> tuple[bool, ...]:
         """Whether to stop, and whether to save: the same on all hosts, so that they meet now and then only."""
         if jax.process_count() > 1 and self.step % self._job.training.log_every:
             return False, False
         due = time.monotonic() - self._saved_s >= self._job.training.save_every_s
-        return any_host(signals.received is not None, due and is_primary())
+        return any_host(asked_to_stop(), due and is_primary())
 
     def _save(self, fed: Fed) -> None:
         self._log.flush()
@@ -190,7 +198,7 @@ class Run(AbstractContextManager["Run"]):
         if is_primary():
             write_json(job.workdir / "summary.json", summary)
             finished = job.stage.finish(job.origin.config, trees, measured)
-            leave_agent(job.origin, finished, job.stage.name, summary, job.export or job.workdir / "agent")
+            leave_agent(job.origin, finished, job.stage.name, summary, job.leaving)
         for verdict in verdicts:
             print(_sentence(verdict), file=sys.stderr)
 

@@ -11,7 +11,9 @@ from jax.sharding import Mesh
 
 from wanstreamer_jax.agent import MANIFEST, Agent, init_agent, load_agent, save_agent
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.files import check_replaceable
 from wanstreamer_jax.model import init_params
+from wanstreamer_jax.tokens import byte_tokenizer
 from wanstreamer_jax.training.sharding import shard_tree
 from wanstreamer_jax.training.stage import Trees
 
@@ -42,6 +44,12 @@ class Origin:
             return jax.jit(init, out_shardings=shardings)()
         opened = load_agent(self.directory).params
         return jax.device_put({name: opened[name] for name in parts}, shardings)
+
+    def check_leaving(self, directory: Path) -> None:
+        """Raise ValueError, before anything is trained, when the trained agent could not be written there."""
+        check_replaceable(directory, MANIFEST, overwrite=True)
+        if self.directory is None:
+            byte_tokenizer().check_fits(self.config)
 
     def agent(self) -> Agent:
         """The whole agent."""

@@ -1,5 +1,6 @@
-"""Pictures and films that show what a stage does: arrays in [-1, 1] on disk, with PyAV."""
+"""Pictures, films and sounds that show what a stage does: arrays in [-1, 1] on disk."""
 
+import wave
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,7 @@ from av.video.frame import VideoFrame
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
-from wanstreamer_jax.timeline import VIDEO_FPS
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, VIDEO_FPS
 
 GAP = 2  # pixels between rows of a sheet
 
@@ -50,3 +51,10 @@ def write_film(path: Path, clips: Float[np.ndarray, "K T H W 3"]) -> None:
         stream.codec_context.pix_fmt = "yuv420p"
         for frame in (*(VideoFrame.from_ndarray(f, format="rgb24") for f in frames), None):
             container.mux(stream.encode(frame))
+
+
+def write_wav(path: Path, samples: Float[np.ndarray, " n"]) -> None:
+    """One sound."""
+    with wave.open(str(path), "wb") as out:
+        out.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
+        out.writeframes(np.round(np.clip(samples, -1, 1) * (2**15 - 1)).astype("<i2").tobytes())

@@ -23,7 +23,7 @@ class Counts(NamedTuple):
     step: int
     seconds: float
     waited_s: float  # of these, for samples
-    flops: float
+    flops: int
 
 
 class Lines:
@@ -104,16 +104,25 @@ class Speed:
 class RunLog:
     """All of it. Arrays are read a step late, so that a step never waits for its own numbers."""
 
-    def __init__(self, workdir: Path, step: int, total: int, name: str, *, tensorboard: bool):
-        """Open the files of a run after step `step`; on other hosts than the first nothing is written."""
+    def __init__(self, workdir: Path, step: int, total: int, trainee: str, *, tensorboard: bool):
+        """Open the files of a run after step `step`; the bar shows the loss of `trainee`.
+
+        On other hosts than the first nothing is written.
+        """
         self._lines = Lines(workdir / "metrics.jsonl", step) if is_primary() else None
         self._measures = Lines(workdir / "measures.jsonl", step) if is_primary() else None
         self._curves = Curves(workdir / "tensorboard", step) if tensorboard and is_primary() else None
         self._bar = tqdm(
-            total=total, initial=step, desc=name, unit="step", file=sys.stderr, disable=not is_primary(), mininterval=1
+            total=total,
+            initial=step,
+            desc=trainee,
+            unit="step",
+            file=sys.stderr,
+            disable=not is_primary(),
+            mininterval=1,
         )
         self._pending: tuple[int, Metrics] | None = None
-        self.loss = math.nan
+        self._trainee, self._loss = trainee, math.nan
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Take the metrics of a step, and write those of the one before."""
@@ -134,7 +143,7 @@ class RunLog:
             self._lines.write(step, numbers)
         if self._curves:
             self._curves.write(step, numbers)
-        self.loss = next(value for name, value in numbers.items() if name.endswith("/loss"))
+        self._loss = numbers.get(f"{self._trainee}/loss", self._loss)
         for name, value in numbers.items():
             if name.endswith("/skipped_in_a_row") and value >= MOST_SKIPPED:
                 raise TrainingError(
@@ -144,7 +153,7 @@ class RunLog:
 
     def show(self, step: int, speed: Mapping[str, float]) -> None:
         """Move the bar to a step."""
-        values = {"loss": f"{self.loss:.4f}"} | {
+        values = {"loss": f"{self._loss:.4f}"} | {
             name: f"{100 * value:.0f}%" if name.endswith("share") else f"{value:.3g}"
             for name, value in speed.items()
             if name != "steps_per_s"

@@ -3,13 +3,12 @@
 import signal
 from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
-from typing import Self
 
 _HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals(AbstractContextManager["Signals"]):
-    """Handles both signals while it is open.
+    """Handles both signals from when it is made until it is closed.
 
     Attributes:
         received: the first of them that came, or none.
@@ -17,12 +16,7 @@ class Signals(AbstractContextManager["Signals"]):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before = {number: signal.getsignal(number) for number in _HANDLED}
-
-    def __enter__(self) -> Self:
-        for number in _HANDLED:
-            signal.signal(number, self._note)
-        return self
+        self._before = {number: signal.signal(number, self._note) for number in _HANDLED}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame

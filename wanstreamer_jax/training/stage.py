@@ -20,7 +20,7 @@ critic, updated five times as often) are lists of objectives, not special cases.
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -40,6 +40,7 @@ Loss = Callable[[Config, Any, Trees, Trees, Batch, jax.Array], tuple[jax.Array, 
 Measure = Callable[[Config, Any, Trees, Trees, Batch, jax.Array], Metrics]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Samples by index: the same index is always the same sample, in whichever process it is made (grain)."""
 

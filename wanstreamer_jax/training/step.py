@@ -131,7 +131,7 @@ class Program:
     def apply(self, trainee: str, state: TrainState, update: Update) -> tuple[TrainState, Metrics]:
         """The state after an update of one trainee; one that is not finite changes nothing but the count of such."""
         params, optimizer = state.trainees[trainee], state.optimizer[trainee]
-        norm = optax.global_norm(update.gradient)
+        norm = optax.tree.norm(update.gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(update.metrics["loss"])
         change, changed = self.optimizers[trainee].update(update.gradient, optimizer, params)
         keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))

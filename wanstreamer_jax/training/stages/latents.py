@@ -1,10 +1,21 @@
 """What both VAEs do with their latents."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from wanstreamer_jax.vae.causal import Gaussian
+
+
+class Statistics(NamedTuple):
+    """What latents are normalised by, a number a channel."""
+
+    mean: Float[np.ndarray, " C"]
+    std: Float[np.ndarray, " C"]
+
 
 MIN_STD = 1e-3  # of a channel: one that carries nothing is not blown up
 
@@ -21,18 +32,7 @@ def divergence(latents: Gaussian) -> jax.Array:
     return jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance) / 2
 
 
-def merged_statistics(
-    old: tuple[tuple[float, ...], tuple[float, ...]], mean: np.ndarray, square: np.ndarray
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel of raw latents, from those of latents that `old` ones had normalised already.
-
-    `mean` and `square` are the means of a latent and of its square.
-    """
-    old_mean = np.array(old[0] or np.zeros_like(mean), np.float64)
-    old_std = np.array(old[1] or np.ones_like(mean), np.float64)
-    std = np.sqrt(np.maximum(square.astype(np.float64) - mean.astype(np.float64) ** 2, MIN_STD**2))
-    return _rounded(old_mean + old_std * mean), _rounded(old_std * std)
-
-
-def _rounded(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(round(float(v), 6) for v in values)
+def statistics(mean: Float[np.ndarray, " C"], square: Float[np.ndarray, " C"]) -> Statistics:
+    """Mean and deviation of each channel, from the means of a latent and of its square."""
+    mean, square = mean.astype(np.float64), square.astype(np.float64)
+    return Statistics(mean, np.sqrt(np.maximum(square - mean**2, MIN_STD**2)))

@@ -26,7 +26,7 @@ from wanstreamer_jax.training.config import Training, VideoVAEWeights
 from wanstreamer_jax.training.sharding import AXES
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Sample, Source, Stage, Trees
 from wanstreamer_jax.training.stages.adversary import Discriminator, hinge, realism
-from wanstreamer_jax.training.stages.latents import divergence, merged_statistics, sample_latents
+from wanstreamer_jax.training.stages.latents import divergence, sample_latents, statistics
 
 Video = Float[Array, "B T H W 3"]
 LEVELS = 4  # of the pyramid
@@ -186,9 +186,11 @@ def draw(shown: Mapping[str, np.ndarray], folder: Path) -> None:
 
 def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) -> tuple[Config, Trees]:
     """The VAE with the statistics of its latents, by which they are normalised from now on."""
-    mean, std = merged_statistics(
-        (config.video_vae.latent_mean, config.video_vae.latent_std), measured["latent_mean"], measured["latent_square"]
-    )
+    found = statistics(measured["latent_mean"], measured["latent_square"])
+    # What was measured are latents that the old statistics had normalised already.
+    old_mean, old_std = config.video_vae.latent_mean or (0.0,), config.video_vae.latent_std or (1.0,)
+    mean = tuple(float(x) for x in old_mean + np.array(old_std) * found.mean)
+    std = tuple(float(x) for x in old_std * found.std)
     vae = dataclasses.replace(config.video_vae, latent_mean=mean, latent_std=std)
     return dataclasses.replace(config, video_vae=vae), {"video_vae": trainees["video_vae"]}
 
