@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from tests.small_preset import config as byte_config
@@ -32,11 +31,11 @@ def records(n: int = 7) -> tuple[Record, ...]:
     return tuple(source[i] for i in range(n))
 
 
-def write_dataset(directory: Path, taken: Sequence[Record] | None = None, shard_bytes: int = 3_000_000) -> Dataset:
-    """A dataset of these records, or of `records()`."""
+def write_dataset(directory: Path, shard_bytes: int = 3_000_000, encoders: dict[str, str] | None = None) -> Dataset:
+    """A dataset of `records()`."""
     directory.mkdir()
-    with DatasetWriter(directory, LAYOUT, None, shard_bytes) as writer:
-        for record in records() if taken is None else taken:
+    with DatasetWriter(directory, LAYOUT, encoders, shard_bytes) as writer:
+        for record in records():
             writer.add(record)
         writer.finish({})
     return Dataset(directory)

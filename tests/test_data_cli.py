@@ -182,4 +182,5 @@ def test_text_of_units_is_counted() -> None:
     assert stats.tokens == int(record.n_agent_text.sum()) - record.n_units
     assert stats.most_tokens == int(record.n_agent_text.max()) - 1
     assert stats.full_units == int((record.n_agent_text == LAYOUT.max_agent_text).sum())
+    assert stats.words_moved == record.words_moved
     assert stats.licences == {"CC0-1.0": 15}

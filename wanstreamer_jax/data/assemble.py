@@ -56,6 +56,7 @@ def _record(whole: Whole, piece: Piece, before: UInt8[np.ndarray, "h w 3"], firs
         licence=whole.licence,
         first_unit=first,
         words=words,
+        words_moved=int(text.n_moved[units].sum()),
         labels=whole.labels,
         streams=whole.streams,
         user_frames=piece.user_frames,

@@ -86,6 +86,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self.counts.records += 1
         self.counts.units += record.n_units
         self.counts.words += len(record.words)
+        self.counts.words_moved += record.words_moved
 
     def finish(self, notes: Mapping[str, Any]) -> None:
         """Close the last shard and write `dataset.json`, with whatever `notes` say besides."""

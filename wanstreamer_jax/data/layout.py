@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32
 
 from wanstreamer_jax.config import Config, build
 from wanstreamer_jax.data.text import Due, UnitText, lay_out, tokenise, unit_of_end, unit_of_start
@@ -75,8 +76,8 @@ class SessionText:
     heard: UnitText
 
     @property
-    def n_moved(self) -> int:
-        """Words that end in a later unit than they were due."""
+    def n_moved(self) -> Int32[np.ndarray, " U"]:
+        """Words that end in each unit and were due in an earlier one."""
         return self.user.n_moved + self.agent.n_moved + self.heard.n_moved
 
     @property
@@ -105,8 +106,8 @@ def lay_out_words(words: Sequence[Word], tokenizer: Tokenizer, layout: Layout, n
     )
 
 
-def encode_persona(persona: str, tokenizer: Tokenizer, layout: Layout) -> np.ndarray:
-    """Tokens of a persona [P].
+def encode_persona(persona: str, tokenizer: Tokenizer, layout: Layout) -> Int32[np.ndarray, " P"]:
+    """Tokens of a persona.
 
     Raises:
         ValueError: a world has no room for so many.

@@ -63,7 +63,6 @@ def prepare(job: Job) -> tuple[Counts, list[Problem]]:
             for record in prepared.records if encoder is None else encoder.encode(prepared.records):
                 writer.add(record)
             writer.counts.sessions += 1
-            writer.counts.words_moved += prepared.text.n_moved
             writer.counts.tokens_left_over += prepared.text.n_left_over
         if not writer.counts.sessions:
             raise DataError(*(problem for _, problems in refused for problem in problems))

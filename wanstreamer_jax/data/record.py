@@ -85,6 +85,7 @@ class Record(NamedTuple):
     licence: str
     first_unit: int  # units of the session before this record
     words: list[dict[str, Any]]  # {"who", "start_ms", "end_ms", "text"} that begin in it; times since the session began
+    words_moved: int  # whose last token stands in a later unit than they were typed or said in
     labels: dict[str, Any]  # of the whole session, as session.json has them
     streams: Streams
     user_frames: UInt8[np.ndarray, "U f H W 3"] | StoredFrames
@@ -109,7 +110,7 @@ class Record(NamedTuple):
         return len(self.n_agent_text)
 
 
-_ABOUT = ("name", "licence", "first_unit", "words", "labels", "streams")
+_ABOUT = ("name", "licence", "first_unit", "words", "words_moved", "labels", "streams")
 _FRAMES = ("user_frames", "agent_frames")
 _ARRAYS = tuple(field for field in Record._fields if field not in (*_ABOUT, *_FRAMES, "latents"))
 

@@ -50,6 +50,7 @@ class Stats:
     units: int = 0
     tokens: int = 0  # of the agent's text, <unit_end> not counted
     most_tokens: int = 0  # in a unit
+    words_moved: int = 0  # whose text ends in a later unit than they were typed or said in
     full_units: int = 0  # with no room for another token
     licences: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
@@ -115,6 +116,7 @@ def _add_side(side: Speaker, spans: list[tuple[int, int]], samples: np.ndarray, 
 def _add_text(stats: Stats, record: Record) -> None:
     n_tokens, room = record.n_agent_text - 1, record.agent_text.shape[1] - 1
     stats.units += record.n_units
+    stats.words_moved += record.words_moved
     stats.tokens += int(n_tokens.sum())
     stats.most_tokens = max(stats.most_tokens, int(n_tokens.max(initial=0)))
     stats.full_units += int((n_tokens == room).sum())
@@ -154,7 +156,8 @@ def table(stats: Stats) -> str:
         ("both speak", f"{stats.overlap_s:.1f} s, {stats.overlap_s / seconds:.1%}"),
         ("nobody speaks", f"{stats.silence_s:.1f} s, {stats.silence_s / seconds:.1%}"),
         ("agent's text", f"{stats.tokens / units:.2f} tokens a unit, at most {stats.most_tokens}"),
-        ("full units", f"{stats.full_units}, {stats.full_units / units:.1%}: what does not fit is written later"),
+        ("full units", f"{stats.full_units}, {stats.full_units / units:.1%}"),
+        ("moved words", f"{stats.words_moved}, of which a part is written in a later unit"),
         *(("licence", f"{name}: {n * UNIT_MS / 3.6e6:.3f} h") for name, n in sorted(stats.licences.items())),
     ]
     return "\n".join(f"{name:14}  {value}" for name, value in rows)

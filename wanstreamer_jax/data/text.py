@@ -31,7 +31,7 @@ class UnitText(NamedTuple):
 
     ids: Int32[np.ndarray, "U N"]
     n: Int32[np.ndarray, " U"]
-    n_moved: int  # words that end in a later unit than they were due
+    n_moved: Int32[np.ndarray, " U"]  # words that end in this unit and were due in an earlier one
     left_over: list[int]  # what stands after the last unit
 
 
@@ -57,13 +57,13 @@ def lay_out(words: Sequence[Due], n_units: int, most: int, unit_end: int | None 
     """
     ids, n = np.zeros((n_units, most), np.int32), np.zeros(n_units, np.int32)
     ending = [] if unit_end is None else [unit_end]
-    coming, waiting, n_moved = deque(words), deque[tuple[int, int, bool]](), 0
+    coming, waiting, n_moved = deque(words), deque[tuple[int, int, bool]](), np.zeros_like(n)
     for unit in range(n_units):
         while coming and coming[0].unit <= unit:
             due = coming.popleft()
             waiting.extend((i, due.unit, j == len(due.ids)) for j, i in enumerate(due.ids, 1))
         taken = [waiting.popleft() for _ in range(min(len(waiting), most - len(ending)))]
-        n_moved += sum(is_last and due < unit for _, due, is_last in taken)
+        n_moved[unit] = sum(is_last and due < unit for _, due, is_last in taken)
         row = [i for i, _, _ in taken] + ending
         ids[unit, : len(row)], n[unit] = row, len(row)
     left_over = [i for i, _, _ in waiting] + [i for due in coming for i in due.ids]
