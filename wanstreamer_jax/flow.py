@@ -63,5 +63,5 @@ def guided(conditional: Tree, unconditional: Tree, guidance: float) -> Tree:
     return jax.tree.map(lambda c, u: u + guidance * (c - u), conditional, unconditional)
 
 
-def _wide(tau: Float[Array, " B"], like: jax.Array) -> jax.Array:
+def _wide(tau: Float[Array, "*B"], like: jax.Array) -> jax.Array:
     return tau.reshape(*tau.shape, *[1] * (like.ndim - tau.ndim))

@@ -1,0 +1,230 @@
+"""The stage over sessions: its loss is what the streaming steps would have lost, on any mesh, and it learns."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import small, small_preset
+from tests.contract import assert_close
+from tests.test_session import CONFIG, ENDS, stream
+from wanstreamer_jax.cache import append, n_valid
+from wanstreamer_jax.flow import noised, velocity
+from wanstreamer_jax.model import Latents, wan_streamer
+from wanstreamer_jax.session import Session
+from wanstreamer_jax.stream import steps
+from wanstreamer_jax.stream.world import encode_world, pack_world, world_tokens
+from wanstreamer_jax.training.config import DistillWeights, MeshShape, OptimizerConfig, SessionWeights, Training
+from wanstreamer_jax.training.sharding import make_mesh, put_batch
+from wanstreamer_jax.training.stages import distill, interact
+from wanstreamer_jax.training.stages.sessions import Windows, window_source
+from wanstreamer_jax.training.step import Program
+from wanstreamer_jax.transformer import FlowTime
+
+U = 4
+MESHES = [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 4)]
+
+
+def agent_config():
+    """The small agent with one layer, so that programs compile in seconds."""
+    base = small_preset.config
+    world, transformer = dataclasses.replace(base.world, max_text=128), dataclasses.replace(base.transformer, layers=1)
+    return dataclasses.replace(base, world=world, transformer=transformer)
+
+
+@functools.cache
+def session_batch(n=8, n_units=U):
+    """Windows of the synthetic world, with noise for latents, as if they had been prepared."""
+    config = agent_config()
+    training = Training(weights=SessionWeights(units=n_units, seconds=6.0), samples=n)
+    source = window_source(config, training, False, None)
+    samples = [source[i] for i in range(n)]
+    batch = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+    for name in ("agent_frames", "agent_samples", "frame_before"):
+        del batch[name]
+    rng, grid = np.random.default_rng(0), (*config.picture.latent_grid, config.video_vae.latent_channels)
+    sound = config.layout.n_agent_audio, config.audio_vae.latent_channels
+    shapes = {
+        "audio_mean": (n, n_units, *sound),
+        "video_mean": (n, n_units, *grid),
+        "portrait_mean": (n, *grid),
+        "voice_mean": (n, config.world.max_voice, config.audio_vae.latent_channels),
+    }
+    return batch | {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+# ---- The loss
+
+
+def test_the_loss_is_what_the_streaming_steps_lose_unit_by_unit():
+    params, world, seen = small.small_params(CONFIG), small.a_world(CONFIG), small.observations(CONFIG, U)
+    streamed = stream(CONFIG, seen, world)
+    session = Session(
+        user_text=jnp.stack([u.text for u in seen], 1),
+        n_user_text=jnp.stack([u.n_text for u in seen], 1),
+        user_media=jnp.stack([o.media for o in streamed.observed], 1),
+        agent_text=jnp.stack([t.text for t in streamed.thoughts], 1),
+        n_agent_text=jnp.stack([t.n_text for t in streamed.thoughts], 1),
+        clean=small.stacked(streamed.latents),
+        start=jnp.stack([small.beat(CONFIG, k, ENDS).start for k in range(U)], 1),
+    )
+    noise = interact.draw_noise(jax.random.key(5), session.clean)
+    tau = interact.draw_times(jax.random.key(6), CONFIG.flow, (2, U), coupled=0.5)
+    model = wan_streamer(CONFIG, params)
+    packed = pack_world(model, world, encode_world(CONFIG, params, world))
+    windows = Windows(model, (packed, world_tokens(CONFIG, packed)), session)
+    batch = {f"loss_{name}": jnp.ones((2, U)) for name in ("text", "audio", "video")} | {"unit_mask": jnp.ones((2, U))}
+
+    def whole(windows, noise, tau):
+        points = noised(windows.session.clean, noise, Latents(*tau))
+        predicted = interact.predict(windows, points, tau, jnp.zeros((2, U), bool))
+        return interact.losses(CONFIG, predicted, noise, windows, batch)[0]
+
+    actual = whole(windows, noise, tau)
+    text = -sum(float(jnp.sum(t.log_probs)) for t in streamed.thoughts) / (2 * U)
+    errors = [unit_errors(params, streamed, k, at(noise, k), FlowTime(*(t[:, k] for t in tau))) for k in range(U)]
+    expected = {"text": text} | {name: np.mean([e[name] for e in errors]) for name in ("audio", "video")}
+    assert_close({n: float(x) for n, x in actual.items()}, expected, 1e-4)
+
+
+def at(latents, k):
+    return jax.tree.map(lambda z: z[:, k], latents)
+
+
+def unit_errors(params, streamed, k, noise, tau):
+    """The flow matching losses of unit k by the performer's own velocity, with the history that it had."""
+    model = wan_streamer(CONFIG, params)
+    history = steps.begin(CONFIG, params, small.a_world(CONFIG)).history
+    for thought in streamed.thoughts[: k + 1]:
+        history = append(history, thought.new, CONFIG.history.n_tokens)
+    clean = streamed.latents[k]
+    z = model.patchify(noised(clean, noise, Latents(*tau)))
+    angles = small.beat(CONFIG, k, ENDS).start[:, None] + model.angles(CONFIG.layout.agent_media_positions())[None]
+    length = n_valid(history, CONFIG.history.n_tokens)
+    v = model.unpatchify(steps.latent_velocity(model, history, length, z, tau, angles, steps.WHOLE))
+    errors = jax.tree.map(lambda a, b: float(jnp.mean(jnp.square(a - b))), v, velocity(clean, noise))
+    return errors._asdict()
+
+
+def test_streams_that_are_not_there_weigh_nothing():
+    batch = {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
+    params = small.small_params(agent_config())
+    trainees = {"agent": {name: params[name] for name in interact.TRAINED}}
+    loss = jax.jit(
+        lambda b: interact.interaction(agent_config(), SessionWeights(), trainees, params, b, jax.random.key(0))[1]
+    )
+    silent = batch | {"loss_audio": jnp.zeros_like(batch["loss_audio"])}
+    full, without = loss(batch), loss(silent)
+    assert without["audio"] == 0
+    assert (without["video"], without["text"]) == (full["video"], full["text"])
+    halved = loss(batch | {"loss_video": batch["loss_video"] / 2})
+    np.testing.assert_allclose(halved["video"], full["video"] / 2, rtol=1e-6)
+
+
+def test_times_are_the_solvers_or_separate():
+    flow = dataclasses.replace(CONFIG.flow, audio_shift=1.0, video_shift=3.0)
+    tau = interact.draw_times(jax.random.key(0), flow, (4000, 1), coupled=0.25)
+    on_solver = np.isclose(tau.video, 3 * tau.audio / (1 + 2 * tau.audio), atol=1e-6)
+    assert abs(on_solver.mean() - 0.25) < 0.03
+    assert min(tau.audio.min(), tau.video.min()) >= 0
+    assert max(tau.audio.max(), tau.video.max()) <= 1
+
+
+# ---- On meshes
+
+
+def program_on(shape, stage=interact.stage, weights=None):
+    training = Training(
+        weights=weights or SessionWeights(units=U), batch=8, mesh=MeshShape(*shape), optimizer=OptimizerConfig(warmup=1)
+    )
+    return Program(stage, agent_config(), training, make_mesh(training.mesh))
+
+
+def update_on(shape):
+    program = program_on(shape)
+    params = small.small_params(agent_config())
+    frozen = {name: params[name] for name in interact.FROZEN}
+    trainees = {"agent": {name: params[name] for name in interact.TRAINED}}
+    batch = put_batch(session_batch(), jax.NamedSharding(program.mesh, jax.P(interact.stage.batch_axes)))
+    run = jax.jit(lambda t, f, b: program.accumulate(program.objectives[0], t, f, b, jax.random.key(1)))
+    return jax.tree.map(np.asarray, run(trainees, frozen, batch))
+
+
+@functools.cache
+def update_on_one_device():
+    return update_on((1, 1, 1))
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_loss_and_gradients_are_the_same_on_every_mesh(shape):
+    expected, actual = update_on_one_device(), update_on(shape)
+    np.testing.assert_allclose(actual.metrics["loss"], expected.metrics["loss"], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(actual.gradient), jax.tree.leaves(expected.gradient), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-5 * max(np.linalg.norm(b), 1e-3)
+
+
+# ---- It learns
+
+
+def learn(stage, weights, parts, batch, n_steps, rate):
+    """The stage's trainees before and after so many steps on one batch, and what was logged."""
+    program = program_on((1, 1, 1), stage, weights)
+    training = dataclasses.replace(
+        program.training,
+        steps=n_steps,
+        batch=len(batch["unit_mask"]),
+        optimizer=OptimizerConfig(learning_rate=rate, warmup=5),
+    )
+    program = dataclasses.replace(program, training=training)
+    frozen = {name: parts[name] for name in stage.frozen}
+    state = jax.jit(program.init)(parts)
+    before = jax.tree.map(jnp.copy, state.trainees)
+    step = jax.jit(program.train_step, static_argnums=3, donate_argnums=0)
+    logged = []
+    for i in range(n_steps):
+        state, metrics = step(state, frozen, batch, program.due(i))
+        logged.append({name: float(x) for name, x in metrics.items()})
+    assert all(np.isfinite(x) for m in logged for x in m.values())
+    assert sum(int(skips.total) for skips in state.skips.values()) == 0
+    return before, state.trainees, logged
+
+
+def parts_and_batch(n_units):
+    params = jax.tree.map(jnp.asarray, small.small_params(agent_config()))
+    return params, {name: jnp.asarray(x[:2]) for name, x in session_batch(n_units=n_units).items()}
+
+
+def test_interact_learns_a_small_set():
+    parts, batch = parts_and_batch(U)
+    _, _, logged = learn(interact.stage, SessionWeights(units=U), parts, batch, n_steps=150, rate=1e-2)
+    first, last = (np.mean([m["agent/loss"] for m in part]) for part in (logged[:5], logged[-5:]))
+    assert last < first / 3
+    assert np.mean([m["agent/text"] for m in logged[-5:]]) < 1.0
+
+
+def test_distill_follows_its_teacher():
+    parts, batch = parts_and_batch(2)
+    weights = DistillWeights(units=2, teacher_steps=4, match_from=60)
+    before, after, _ = learn(distill.stage, weights, parts, batch, n_steps=60, rate=3e-3)
+
+    @jax.jit
+    def error(trainees):
+        keys = jax.random.split(jax.random.key(9), 4)
+        terms = [distill.following(agent_config(), weights, trainees, parts, batch, key)[1] for key in keys]
+        return jnp.mean(jnp.array([t["audio"] + t["video"] for t in terms]))
+
+    assert error(after) < 0.8 * error(before)
+
+
+def test_distill_then_matches_with_a_critic_that_is_updated_more_often():
+    parts, batch = parts_and_batch(2)
+    weights = DistillWeights(units=2, teacher_steps=2, match_from=0, every=3)
+    before, after, logged = learn(distill.stage, weights, parts, batch, n_steps=7, rate=1e-3)
+    moved = [sorted({name.split("/")[0] for name in m}) for m in logged]
+    assert moved[:4] == [["critic", "student"], ["critic"], ["critic"], ["critic", "student"]]
+    for name in ("student", "critic"):
+        assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before[name], after[name])), strict=True))
+    assert {"student/audio_balance", "student/video_balance"} <= logged[0].keys()
