@@ -190,13 +190,17 @@ def test_a_bad_session_stops_or_is_left_out_and_named(source: Path, tmp_path: Pa
     assert manifest["refused"][0][0] == "train-00000001"
 
 
-def test_damage_within_a_film_is_found_when_it_is_read(source: Path, tmp_path: Path) -> None:
+def test_damage_within_a_film_is_found_before_anything_is_made_of_it(source: Path, tmp_path: Path) -> None:
     file = source / "train-00000002" / "user.mp4"
     data = bytearray(file.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 400] = bytes(400)
     file.write_bytes(data)
-    with pytest.raises(DataError, match=r"train-00000002/user.mp4: .*damaged pieces cannot be decoded"):
+    with pytest.raises(DataError, match=r"train-00000002/user.mp4.*: .*damaged pieces cannot be decoded"):
         prepare(job(tmp_path))
+    counts, _ = prepare(job(tmp_path, most_refused=1, units_per_record=4))
+    assert counts.records == 2 * 4
+    with pytest.raises(DataError, match=r"train-00000002/user.mp4: .*damaged pieces cannot be decoded"):
+        list(from_folder(read_session(file.parent), TOKENIZER, LAYOUT, 100).records)
 
 
 def test_a_persona_that_is_too_long_is_named(source: Path, tmp_path: Path) -> None:

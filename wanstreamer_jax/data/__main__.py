@@ -80,7 +80,7 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
         "--record-seconds", type=_seconds, default=RECORD_S, help="longest record, seconds (default: 60)"
     )
     command.add_argument("--shard-mb", type=_count, default=256, help="size of a shard, MiB before compression")
-    command.add_argument("--workers", type=_count, default=1, help="processes that read sessions (default: 1)")
+    command.add_argument("--workers", type=_count, default=1, help="processes that check sessions ahead (default: 1)")
     command.add_argument("--skip", type=int, default=0, metavar="N", help="leave out up to N bad sessions (default: 0)")
     command.add_argument("--overwrite", action="store_true", help="replace --output where it is a dataset")
 
@@ -205,7 +205,7 @@ def run_sheet(args: argparse.Namespace) -> int:
     else:
         layout, tokenizer = _layout(args)
         shown = dataclasses.replace(layout, agent_picture=Picture(256, 144), user_picture=Picture(256, 144))
-        records = _made(args.input, tokenizer, shown)
+        records = list(_made(args.input, tokenizer, shown))
     draw_sheet(records, args.output)
     print(args.output)
     return 0
@@ -253,7 +253,7 @@ def _records(args: argparse.Namespace) -> Iterator[Record]:
         yield from _made(folder, tokenizer, layout)
 
 
-def _made(folder: Path, tokenizer: Tokenizer, layout: Layout) -> list[Record]:
+def _made(folder: Path, tokenizer: Tokenizer, layout: Layout) -> Iterator[Record]:
     return from_folder(read_session(folder), tokenizer, layout, n_units(RECORD_S)).records
 
 

@@ -44,7 +44,7 @@ def assemble(whole: Whole, pieces: Iterable[Piece]) -> Iterator[Record]:
     for piece in pieces:
         record = _record(whole, piece, before, first)
         yield record
-        before, first = piece.agent_frames[-1, -1], first + record.n_units
+        before, first = piece.agent_frames[-1, -1].copy(), first + record.n_units
 
 
 def _record(whole: Whole, piece: Piece, before: UInt8[np.ndarray, "h w 3"], first: int) -> Record:

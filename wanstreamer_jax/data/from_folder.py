@@ -21,30 +21,37 @@ from wanstreamer_jax.tokens import Tokenizer
 
 
 class Prepared(NamedTuple):
-    """The records of a session, and what became of its text."""
+    """The records of a session, made as they are asked for, and what became of its text."""
 
-    records: list[Record]
+    records: Iterator[Record]
     text: SessionText
 
 
 def from_folder(session: SessionFolder, tokenizer: Tokenizer, layout: Layout, units_per_record: int) -> Prepared:
-    """Make a session's records, each of at most so many units.
+    """Make a session's records, each of at most so many units; in memory there is one at a time.
 
     A film that is up to a unit longer than the other loses that unit; the validator names what differs by more.
 
     Raises:
-        DataError: a film or a part of the world cannot be read or decoded, or the persona is too long.
+        DataError: a film or a part of the world cannot be read, or the persona is too long; after the last record,
+            parts of a film could not be decoded.
     """
     user_file, agent_file = session.films
-    with _opened(user_file, layout.user_picture) as user, _opened(agent_file, layout.agent_picture) as agent:
-        n_units = min(user.n_units, agent.n_units)
-        whole = _whole(session, tokenizer, layout, n_units, (user, agent))
-        pieces = _pieces(zip(user, agent, strict=False), n_units, units_per_record)
-        records = list(assemble(whole, pieces))
-        damaged = [(file, m.n_concealed) for file, m in ((user_file, user), (agent_file, agent)) if m.n_concealed]
+    films = _opened(user_file, layout.user_picture), _opened(agent_file, layout.agent_picture)
+    n_units = min(film.n_units for film in films)
+    whole = _whole(session, tokenizer, layout, n_units, films)
+    return Prepared(_records(session, whole, films, n_units, units_per_record), whole.text)
+
+
+def _records(
+    session: SessionFolder, whole: Whole, films: tuple[MediaReader, MediaReader], n_units: int, units_per_record: int
+) -> Iterator[Record]:
+    user, agent = films
+    with user, agent:
+        yield from assemble(whole, _pieces(zip(user, agent, strict=False), n_units, units_per_record))
+        damaged = [(file, m.n_concealed) for file, m in zip(session.films, films, strict=True) if m.n_concealed]
     if damaged:
         raise DataError(*(Problem(file, f"{n} damaged pieces cannot be decoded") for file, n in damaged))
-    return Prepared(records, whole.text)
 
 
 def _opened(file: Path, picture: Picture) -> MediaReader:

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,14 +47,16 @@ class AgentEncoder:
         self._begin = jax.jit(functools.partial(_begin, agent.config))
         self._step = jax.jit(functools.partial(_step, agent.config))
 
-    def encode(self, records: Sequence[Record]) -> Iterator[Record]:
+    def encode(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records of one session, in their order and from its start, with latents."""
-        world, state = self._begin(self._params, _world(records[0], self._layout))
+        begun: tuple[Latents, EncoderState] | None = None
         for record in records:
+            world, state = begun or self._begin(self._params, _world(record, self._layout))
             units = []
             for frames, samples in _stretches(record):
                 encoded, state = self._step(self._params, state, frames, samples)
                 units.append(encoded)
+            begun = world, state
             yield record._replace(latents=_latents(units, world))
 
 

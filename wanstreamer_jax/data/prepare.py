@@ -10,10 +10,10 @@ from tqdm import tqdm
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.data.dataset import MANIFEST, Counts, DatasetWriter
 from wanstreamer_jax.data.errors import DataError, Problem
-from wanstreamer_jax.data.folder import read_session, session_folders
-from wanstreamer_jax.data.from_folder import Prepared, from_folder
+from wanstreamer_jax.data.folder import SESSION, read_session, session_folders
+from wanstreamer_jax.data.from_folder import from_folder
 from wanstreamer_jax.data.latents import AgentEncoder, encoder_fingerprints
-from wanstreamer_jax.data.layout import Layout
+from wanstreamer_jax.data.layout import Layout, encode_persona
 from wanstreamer_jax.data.validate import problems_of
 from wanstreamer_jax.data.world.session import in_processes
 from wanstreamer_jax.files import check_replaceable, pending_directory
@@ -31,7 +31,7 @@ class Job:
     agent: Agent | None = None  # whose VAEs encode the agent's side; none: no latents
     units_per_record: int = 375
     shard_bytes: int = 256 * 2**20
-    workers: int = 1
+    workers: int = 1  # processes that check sessions
     most_refused: int = 0  # sessions with problems that are left out before it is an error
     overwrite: bool = False
 
@@ -55,47 +55,46 @@ def prepare(job: Job) -> tuple[Counts, list[Problem]]:
         pending_directory(job.output) as fresh,
         DatasetWriter(fresh, job.layout, encoders, job.shard_bytes) as writer,
     ):
-        for folder, prepared, problems in _sessions(job, folders):
-            if prepared is None:
+        for folder, problems in _checked(job, folders):
+            if problems:
                 refused.append((folder, problems))
                 _check_refused(refused, job.most_refused)
                 continue
-            for record in prepared.records if encoder is None else encoder.encode(prepared.records):
-                writer.add(record)
-            writer.counts.sessions += 1
-            writer.counts.tokens_left_over += prepared.text.n_left_over
+            _add_session(job, folder, encoder, writer)
         if not writer.counts.sessions:
             raise DataError(*(problem for _, problems in refused for problem in problems))
         writer.finish({"refused": [[folder.name, *map(str, problems)] for folder, problems in refused]})
     return writer.counts, [problem for _, problems in refused for problem in problems]
 
 
-def _sessions(job: Job, folders: list[Path]) -> Iterator[tuple[Path, Prepared | None, Sequence[Problem]]]:
-    """Every session, read by so many processes, with a bar."""
-    read = functools.partial(
-        _read,
-        folders=folders,
-        tokenizer=job.tokenizer,
-        layout=job.layout,
-        units_per_record=job.units_per_record,
-    )
-    found = in_processes(read, range(len(folders)), job.workers)
-    for folder, (prepared, problems) in tqdm(
-        zip(folders, found, strict=True), total=len(folders), desc="prepare", unit=" sessions"
-    ):
-        yield folder, prepared, problems
+def _checked(job: Job, folders: list[Path]) -> Iterator[tuple[Path, Sequence[Problem]]]:
+    """Every session and what is wrong with it, checked ahead by so many processes, with a bar.
+
+    All is checked before a record is made of a session, for a record that has been written is there to stay.
+    """
+    check = functools.partial(_problems, folders=folders, tokenizer=job.tokenizer, layout=job.layout)
+    found = in_processes(check, range(len(folders)), job.workers)
+    pairs = zip(folders, found, strict=True)
+    yield from tqdm(pairs, total=len(folders), desc="prepare", unit=" sessions")
 
 
-def _read(
-    index: int, folders: list[Path], tokenizer: Tokenizer, layout: Layout, units_per_record: int
-) -> tuple[Prepared | None, Sequence[Problem]]:
-    """A session, or what is wrong with it."""
-    if problems := problems_of(folders[index], decode=False):
-        return None, problems
+def _problems(index: int, folders: list[Path], tokenizer: Tokenizer, layout: Layout) -> Sequence[Problem]:
+    folder = folders[index]
+    if problems := problems_of(folder):
+        return problems
     try:
-        return from_folder(read_session(folders[index]), tokenizer, layout, units_per_record), []
-    except DataError as error:
-        return None, error.problems
+        encode_persona(read_session(folder).persona, tokenizer, layout)
+    except ValueError as error:
+        return [Problem(folder / SESSION, str(error))]
+    return []
+
+
+def _add_session(job: Job, folder: Path, encoder: AgentEncoder | None, writer: DatasetWriter) -> None:
+    prepared = from_folder(read_session(folder), job.tokenizer, job.layout, job.units_per_record)
+    for record in prepared.records if encoder is None else encoder.encode(prepared.records):
+        writer.add(record)
+    writer.counts.sessions += 1
+    writer.counts.tokens_left_over += prepared.text.n_left_over
 
 
 def _check_refused(refused: list[tuple[Path, Sequence[Problem]]], most: int) -> None:
