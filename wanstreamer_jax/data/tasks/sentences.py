@@ -1,0 +1,88 @@
+"""What is said and typed in tasks: the world's phrasings, and lists of words that only the ear can tell."""
+
+import numpy as np
+
+from wanstreamer_jax.data.world.lexicon import (
+    ASK_COLOUR,
+    ASK_COUNT,
+    ASK_HOW_MANY,
+    ASK_REPEAT,
+    ASK_SHAPE,
+    FAR_TALK,
+    GREETINGS,
+    MAX_SHAPES,
+    NUMBERS,
+    WORDS,
+    Answer,
+    Card,
+    Kind,
+    Split,
+    counting,
+    make_card,
+    pick,
+)
+
+_ASK = {Kind.COLOUR: ASK_COLOUR, Kind.SHAPE: ASK_SHAPE, Kind.HOW_MANY: ASK_HOW_MANY}
+_COUNTED = (2, 8)
+
+
+def make_sentence(rng: np.random.Generator, split: Split) -> str:
+    """Something to be said, of a split's phrasings, cards and neighbours in lists."""
+    kind = int(rng.integers(5))
+    if kind == 0:
+        return make_word_list(rng, split)
+    if kind == 1:
+        return FAR_TALK.pick(rng, split)
+    if kind == 2:
+        return make_card(rng, split, int(rng.integers(1, MAX_SHAPES + 1))).answer(Kind.COMMENT).text
+    if kind == 3:
+        return _of_card(rng, split)
+    return make_dialogue(rng, split)[0]
+
+
+def make_word_list(rng: np.random.Generator, split: Split) -> str:
+    """Two to four words; no two that stand side by side do so in the other split."""
+    places = [int(rng.integers(len(WORDS)))]
+    for _ in range(int(rng.integers(1, 4))):
+        free = [i for i in range(len(WORDS)) if i not in places]
+        follows = [i for i in free if is_heldout_pair(places[-1], i) is (split is Split.HELDOUT)]
+        places += [pick(rng, tuple(follows))] if follows else []
+    return (", ".join(WORDS[i] for i in places) + ".").capitalize()
+
+
+def is_heldout_pair(first: int, second: int) -> bool:
+    """Whether two words, by their places in `WORDS`, stand side by side in held-out lists only: one pair in seven."""
+    return (first + second) % 7 == 3
+
+
+def _of_card(rng: np.random.Generator, split: Split) -> str:
+    """A question about a card that the speaker names."""
+    card = make_card(rng, split)
+    phrasing = pick(rng, (*ASK_COLOUR.of(split), *ASK_SHAPE.of(split), *ASK_HOW_MANY.of(split)))
+    return _without_pauses(phrasing).format(colour=card.colour, shape=card.shape)
+
+
+def make_dialogue(rng: np.random.Generator, split: Split) -> tuple[str, Answer]:
+    """Something that is typed, and the answer to it."""
+    about = pick(rng, (Kind.GREETING, Kind.REPEAT, Kind.COUNT, *_ASK))
+    if about is Kind.GREETING:
+        phrasing, answer = GREETINGS.pick(rng, split)
+        return _without_pauses(phrasing), answer
+    if about is Kind.REPEAT:
+        word = pick(rng, WORDS)
+        return _without_pauses(ASK_REPEAT.pick(rng, split)).format(word=word), Answer(f"{word.capitalize()}.", word)
+    if about is Kind.COUNT:
+        last = int(rng.integers(_COUNTED[0], _COUNTED[1] + 1))
+        return _without_pauses(ASK_COUNT.pick(rng, split)).format(number=NUMBERS[last - 1]), counting(last)
+    card = make_card(rng, split, int(rng.integers(1, MAX_SHAPES + 1)))
+    asked = pick(rng, tuple(p for p in _ASK[about].of(split) if "{" not in p))
+    return f"I hold {noun_of(card)}. {_without_pauses(asked)}", card.answer(about)
+
+
+def noun_of(card: Card) -> str:
+    """What it is called: "a red circle", "three red circles"."""
+    return card.answer(Kind.COMMENT).text.removeprefix("I see ").removesuffix(".")
+
+
+def _without_pauses(phrasing: str) -> str:
+    return phrasing.replace("| ", "")
