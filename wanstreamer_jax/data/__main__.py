@@ -77,10 +77,14 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     _add_layout(command)
     command.add_argument("--agent", type=Path, metavar="DIR", help="with its tokenizer, and with latents of its VAEs")
     command.add_argument(
-        "--record-seconds", type=_seconds, default=RECORD_S, help="longest record, seconds (default: 60)"
+        "--record-seconds", type=_seconds, default=RECORD_S, metavar="S", help="longest record (default: 60)"
     )
-    command.add_argument("--shard-mb", type=_count, default=256, help="size of a shard, MiB before compression")
-    command.add_argument("--workers", type=_count, default=1, help="processes that check sessions ahead (default: 1)")
+    command.add_argument(
+        "--shard-mb", type=_count, default=256, metavar="MIB", help="of a shard before compression (default: 256)"
+    )
+    command.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes that check sessions ahead (default: 1)"
+    )
     command.add_argument("--skip", type=int, default=0, metavar="N", help="leave out up to N bad sessions (default: 0)")
     command.add_argument("--overwrite", action="store_true", help="replace --output where it is a dataset")
 
@@ -107,11 +111,13 @@ def _add_sheet(command: argparse.ArgumentParser) -> None:
 def _add_world(command: argparse.ArgumentParser) -> None:
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="where session folders go")
     command.add_argument("--sessions", type=_count, required=True, metavar="N", help="how many")
-    command.add_argument("--seconds", type=_seconds, default=20.0, help="of each, rounded up to units (default: 20)")
+    command.add_argument(
+        "--seconds", type=_seconds, default=20.0, metavar="S", help="of each, rounded up to units (default: 20)"
+    )
     command.add_argument("--split", type=Split, choices=list(Split), default=Split.TRAIN, help="default: train")
-    command.add_argument("--first-seed", type=int, default=0, help="seeds go on from there (default: 0)")
+    command.add_argument("--first-seed", type=int, default=0, metavar="N", help="seeds go on from there (default: 0)")
     command.add_argument("--preset", metavar="NAME", default="tiny", help="picture sizes (default: tiny)")
-    command.add_argument("--workers", type=_count, default=1, help="processes (default: 1)")
+    command.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default: 1)")
 
 
 def _seconds(text: str) -> float:
