@@ -148,8 +148,11 @@ def test_statistics_of_a_session_that_is_known() -> None:
     )
     loud = np.zeros_like(record.agent_samples)
     loud.reshape(-1)[round(0.7 * SAMPLE_RATE_HZ) : round(1.2 * SAMPLE_RATE_HZ)] = 2**14
-    stats = gather([record._replace(agent_samples=loud)])
+    pause = np.full_like(record.user_samples, 2**14)
+    pause.reshape(-1)[round(0.3 * SAMPLE_RATE_HZ) : round(0.5 * SAMPLE_RATE_HZ)] = 0
+    stats = gather([record._replace(agent_samples=loud, user_samples=pause)])
     assert stats.sessions == 1
+    assert stats.user.loudness_db == pytest.approx(10 * np.log10(0.25), abs=0.01)  # pauses between words do not count
     assert stats.seconds == pytest.approx(2.4)
     assert (stats.user.words, stats.user.turns, stats.user.speech_s) == (2, 1, pytest.approx(0.8))
     assert (stats.agent.words, stats.agent.turns, stats.agent.speech_s) == (2, 2, pytest.approx(0.8))
