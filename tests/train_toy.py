@@ -13,6 +13,7 @@ import numpy as np
 
 from tests import small_preset
 from wanstreamer_jax.training.config import MeshShape, OptimizerConfig, Training
+from wanstreamer_jax.training.hosts import Address, connect
 from wanstreamer_jax.training.loop import Job, train
 from wanstreamer_jax.training.origin import Origin
 from wanstreamer_jax.training.overrides import override, parse_overrides
@@ -98,5 +99,10 @@ def job(workdir: Path, **changes) -> Job:
 if __name__ == "__main__":
     import tests.conftest  # noqa: F401 (virtual devices, and what was compiled before)
 
-    training = override(TRAINING, parse_overrides(sys.argv[2:]))
+    fields, others = sys.argv[2:], []
+    if fields and not fields[-2].startswith("--"):
+        fields, others = fields[:-3], fields[-3:]
+        jax.config.update("jax_num_cpu_devices", 1)
+        connect(Address(others[0], int(others[1]), int(others[2])))
+    training = override(TRAINING, parse_overrides(fields))
     train(dataclasses.replace(job(Path(sys.argv[1])), training=training))

@@ -1,5 +1,6 @@
 """Samples to batches on devices: shuffled by seed, every sample once an epoch, resumable at any step."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from jax.sharding import NamedSharding
 from wanstreamer_jax.training.config import Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import put_batch
-from wanstreamer_jax.training.stage import Batch, Source
+from wanstreamer_jax.training.stage import Batch, Sample, Source
 
 THREADS, AHEAD = 2, 4  # that prepare samples, and batches that are ready
 
@@ -56,8 +57,9 @@ def endless_batches(source: Source, training: Training) -> grain.DatasetIterator
     """
     _check_size(source, training.batch)
     samples = grain.MapDataset.source(source).seed(training.seed).shuffle().repeat()
-    part = samples[jax.process_index() :: jax.process_count()].batch(_local(training), drop_remainder=True)
-    batches = part.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
+    batches = _part(samples, training).to_iter_dataset(
+        grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+    )
     if training.workers:
         flags.FLAGS.mark_as_parsed()  # grain asks for flags of programs that absl starts, which this one is not
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=training.workers))
@@ -67,13 +69,38 @@ def endless_batches(source: Source, training: Training) -> grain.DatasetIterator
 def heldout_batches(source: Source, training: Training) -> Iterator[dict[str, np.ndarray]]:
     """This host's part of the first held-out batches, always the same."""
     _check_size(source, training.batch)
-    part = grain.MapDataset.source(source)[jax.process_index() :: jax.process_count()]
-    batches = part.batch(_local(training), drop_remainder=True)[: training.heldout_batches]
+    batches = _part(grain.MapDataset.source(source), training)[: training.heldout_batches]
     yield from batches.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
 
 
-def _local(training: Training) -> int:
-    return training.batch // jax.process_count()
+def _part(samples: grain.MapDataset, training: Training) -> grain.MapDataset:
+    """This host's rows of every batch: together, hosts make the batches that one alone would."""
+    rows = Rows(samples, training.batch, jax.process_index(), jax.process_count())
+    return grain.MapDataset.source(rows).batch(rows.n_rows, drop_remainder=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The samples of one host: of every `batch` samples in a row, its equal share."""
+
+    samples: grain.MapDataset
+    batch: int
+    host: int
+    n_hosts: int
+
+    @property
+    def n_rows(self) -> int:
+        """Of each batch."""
+        return self.batch // self.n_hosts
+
+    def __len__(self) -> int:
+        """Samples of all whole batches."""
+        return len(self.samples) // self.batch * self.n_rows
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one."""
+        batch, row = divmod(index, self.n_rows)
+        return self.samples[batch * self.batch + self.host * self.n_rows + row]
 
 
 def _check_size(source: Source, batch: int) -> None:

@@ -22,14 +22,14 @@ class Discriminator(nnx.Module):
         self.convs = nnx.List([nnx.Conv(a, b, (4, 4), strides=2, rngs=rngs) for a, b in itertools.pairwise(sizes)])
         self.out = nnx.Conv(sizes[-1], 1, (3, 3), rngs=rngs)
 
-    def __call__(self, frames: Float[Array, "B H W 3"]) -> Float[Array, "B h w 1"]:
+    def __call__(self, frames: Float[Array, "P H W 3"]) -> Float[Array, "P i j 1"]:
         """Look at frames in [-1, 1]."""
         for conv in self.convs:
             frames = jax.nn.leaky_relu(conv(frames), _SLOPE)
         return self.out(frames)
 
 
-def realism(model: Discriminator, params: Params, clips: Pictures) -> Float[Array, "B h w 1"]:
+def realism(model: Discriminator, params: Params, clips: Pictures) -> Float[Array, "P i j 1"]:
     """What a discriminator with these parameters says of every frame of clips."""
     graph, state = nnx.split(model)
     nnx.replace_by_pure_dict(state, params)

@@ -27,6 +27,7 @@ Sound = Float[Array, "B n"]
 WINDOWS = (256, 512, 1024, 2048)  # samples: 11 to 85 ms
 MEASURED_WINDOW = 1024
 FLOOR = 1e-3  # added to magnitudes before their logarithm: -60 dB of a full-scale sine, so that hiss is no goal
+TINY = 1e-12  # inside roots, whose gradient at 0 is infinite
 DECIBELS = 20 / np.log(10)  # of a neper
 SMALL = Picture(16, 16)  # of a world whose pictures nobody looks at
 
@@ -70,8 +71,7 @@ def magnitudes(sound: Sound, window: int) -> Float[Array, "B F h"]:
     starts = np.arange(0, sound.shape[1] - window + 1, window // 4)
     frames = sound[:, starts[:, None] + np.arange(window)]  # [B, F, window]
     spectrum = jnp.fft.rfft(frames * jnp.asarray(2 * hann / hann.sum(), jnp.float32))
-    # Inside the root a bound: the gradient of a magnitude of 0 is infinite.
-    return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-12)
+    return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + TINY)
 
 
 def _nepers(magnitude: jax.Array) -> jax.Array:
@@ -80,7 +80,8 @@ def _nepers(magnitude: jax.Array) -> jax.Array:
 
 def _convergence(clips: Float[Array, "B F h"], decoded: Float[Array, "B F h"]) -> jax.Array:
     """|S - S'| / |S|, over the batch as a whole: a silent clip would have nothing to divide by."""
-    return jnp.sqrt(jnp.sum(jnp.square(clips - decoded))) / (jnp.sqrt(jnp.sum(jnp.square(clips))) + FLOOR)
+    error, power = jnp.sum(jnp.square(clips - decoded)), jnp.sum(jnp.square(clips))
+    return jnp.sqrt((error + TINY) / (power + FLOOR**2))
 
 
 def as_sound(batch: Batch) -> Sound:

@@ -1,0 +1,203 @@
+"""Laws of the VAE stages: each learns a small fixed set, its terms are what they say, its statistics normalise."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.small import small_config, small_params
+from wanstreamer_jax.data.world import Split
+from wanstreamer_jax.model import part
+from wanstreamer_jax.presets import load_training
+from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT
+from wanstreamer_jax.training.config import AudioVAEWeights, MeshShape, OptimizerConfig, Training, VideoVAEWeights
+from wanstreamer_jax.training.input import heldout_batches
+from wanstreamer_jax.training.sharding import make_mesh
+from wanstreamer_jax.training.stages import audio_vae, find_stage, video_vae
+from wanstreamer_jax.training.stages.adversary import Discriminator, hinge
+from wanstreamer_jax.training.stages.latents import divergence, statistics
+from wanstreamer_jax.training.step import Program
+from wanstreamer_jax.vae.causal import Gaussian
+
+CONFIG = small_config()
+WEIGHTS = {
+    "video_vae": VideoVAEWeights(units=1, clips=2, seconds=2.0),
+    "audio_vae": AudioVAEWeights(latents=3, clips=4, seconds=2.0),
+}
+
+
+def program(name: str, mesh=(1, 1, 1), **changes) -> Program:
+    weights = dataclasses.replace(WEIGHTS[name], **changes)
+    optimizer = OptimizerConfig(learning_rate=1e-2, warmup=5)
+    training = Training(weights=weights, batch=2, steps=60, samples=2, optimizer=optimizer, mesh=MeshShape(*mesh))
+    return Program(find_stage(name), CONFIG, training, make_mesh(training.mesh))
+
+
+def fixed_batch(p: Program) -> dict:
+    source = p.stage.source(p.config, p.training, False, None)
+    return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *[source[i] for i in range(p.training.batch)])
+
+
+def fit(p: Program, n_steps: int) -> list[dict]:
+    """The metrics of steps on one batch."""
+    batch, parts = fixed_batch(p), {name: small_params(CONFIG)[name] for name in p.stage.parts}
+    state = jax.jit(p.init)(parts)
+    step = jax.jit(p.train_step, static_argnames="due", donate_argnums=0)
+    logged = []
+    for i in range(n_steps):
+        state, metrics = step(state, {}, batch, due=p.due(i))
+        logged.append({name: float(value) for name, value in metrics.items()})
+    return logged
+
+
+def test_the_video_vae_learns():
+    logged = fit(program("video_vae"), 60)
+    assert logged[0]["video_vae/psnr_db"] < 10
+    assert logged[-1]["video_vae/pixels"] < 0.13, logged[-1]
+    assert logged[-1]["video_vae/psnr_db"] > 16
+
+
+def test_the_audio_vae_learns():
+    logged = fit(program("audio_vae"), 60)
+    assert logged[-1]["audio_vae/loss"] < 0.6 * logged[0]["audio_vae/loss"], (logged[0], logged[-1])
+
+
+def test_an_adversary_comes_when_it_is_asked_for():
+    assert [o.trainee for o in program("video_vae").objectives] == ["video_vae"]
+    p = program("video_vae", adversarial=0.1, adversarial_from=2)
+    trainees = [[p.objectives[i].trainee for i in p.due(step)] for step in range(3)]
+    assert trainees == [["video_vae"], ["video_vae"], ["video_vae", "discriminator"]]
+    assert jax.eval_shape(p.init, {"video_vae": {}}).trainees.keys() == {"video_vae", "discriminator"}
+
+
+def test_an_adversary_learns_to_tell():
+    model = Discriminator(4, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    real, made = (jnp.asarray(scale * rng.normal(size=(2, 2, 16, 32, 3)), jnp.float32) for scale in (1, 0.3))
+    told = jax.jit(jax.value_and_grad(lambda params: hinge(model, params, real, made), has_aux=True))
+    params = nnx.to_pure_dict(nnx.state(model))
+    losses = []
+    for _ in range(60):
+        (loss, metrics), gradient = told(params)
+        params = jax.tree.map(lambda x, g: x - 0.05 * g, params, gradient)
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
+    assert metrics["real"] > 0.8
+    assert metrics["made"] > 0.8
+
+
+@pytest.mark.parametrize("name", ["video_vae", "audio_vae"])
+def test_clips_are_of_whole_units_and_always_the_same(name):
+    p = program(name)
+    for heldout in (False, True):
+        source = p.stage.source(p.config, p.training, heldout, None)
+        first, again = source[1], source[1]
+        assert np.array_equal(first["clips"], again["clips"])
+        assert not np.array_equal(first["clips"], source[0]["clips"])
+    training, held = (p.stage.source(p.config, p.training, heldout, None) for heldout in (False, True))
+    assert (training.world.split, held.world.split) == (Split.TRAIN, Split.HELDOUT)
+    picture = p.config.picture
+    shape = {
+        "video_vae": (2, 1 + FRAMES_PER_UNIT, picture.height, picture.width, 3),
+        "audio_vae": (4, 3 * SAMPLES_PER_AUDIO_LATENT),
+    }[name]
+    assert first["clips"].shape == shape
+    assert len(list(heldout_batches(held, p.training))) == 1
+
+
+def test_the_pyramid_adds_up_to_the_picture_and_weighs_edges():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 32, 48, 3)), jnp.float32)
+    bands = video_vae.laplacian_pyramid(x, 3)
+    assert [band.shape[2:4] for band in bands] == [(32, 48), (16, 24), (8, 12)]
+    flat = video_vae.laplacian_pyramid(jnp.full((1, 1, 32, 48, 3), 0.7), 3)
+    assert max(float(jnp.abs(band).max()) for band in flat) < 1e-5  # without edges, nothing
+
+
+def test_a_sine_has_its_amplitude_in_its_bin():
+    window, k, amplitude = 1024, 64, 0.5
+    sine = amplitude * np.sin(2 * np.pi * k / window * np.arange(4 * window))
+    spectrum = np.asarray(audio_vae.magnitudes(jnp.asarray(sine[None], jnp.float32), window))
+    np.testing.assert_allclose(spectrum[0, :, k], amplitude, rtol=1e-3)
+    assert spectrum[0, :, 2 * k].max() < 1e-5
+
+
+def test_silence_has_a_finite_gradient():
+    def loss(x):
+        spectrum = audio_vae.magnitudes(x, 256)
+        return jnp.sum(spectrum) + audio_vae._convergence(spectrum, spectrum)
+
+    assert np.isfinite(jax.jit(jax.grad(loss))(jnp.zeros((1, 1024)))).all()
+
+
+def test_divergence_is_that_of_normal_distributions():
+    assert divergence(Gaussian(jnp.zeros((2, 3)), jnp.zeros((2, 3)))) == 0
+    # KL(N(1, 4) | N(0, 1)) = (1 + 4 - 1 - ln 4) / 2
+    wide = Gaussian(jnp.ones((2, 3)), jnp.full((2, 3), np.log(4)))
+    assert divergence(wide) == pytest.approx((4 - np.log(4)) / 2)
+
+
+def a_latent(mean, std, shape=(7, 5), seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(*shape, len(mean))) * std + mean
+
+
+def test_normalised_sound_is_the_same_sound():
+    """The statistics move into the bottleneck's weights: latents are normal, and what is decoded does not change."""
+    vae, channels = small_params(CONFIG)["audio_vae"], CONFIG.audio_vae.latent_channels
+    rng = np.random.default_rng(1)
+    mean, std = rng.normal(size=channels), rng.uniform(0.2, 3, size=channels)
+    vae = jax.tree.map(np.asarray, vae)
+    normal = audio_vae.normalise(vae, mean, std)
+    sound = jnp.asarray(0.1 * rng.normal(size=(1, 4 * SAMPLES_PER_AUDIO_LATENT)), jnp.float32)
+
+    @jax.jit
+    def through(tree):
+        model = part(CONFIG, {"audio_vae": tree}, "audio_vae")
+        latents = model.encoder(sound)
+        return latents, model.decoder(latents.mean)
+
+    (latents, decoded), (normalised, same) = (through(as_float32(tree)) for tree in (vae, normal))
+    np.testing.assert_allclose(normalised.mean, (latents.mean - mean) / std, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jnp.exp(normalised.log_variance / 2) * std, jnp.exp(latents.log_variance / 2), rtol=1e-4)
+    np.testing.assert_allclose(same, decoded, rtol=1e-3, atol=1e-5)
+
+
+def as_float32(tree):
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+def test_statistics_of_pictures_are_of_raw_latents():
+    """Measured of latents that older statistics have normalised, they say what raw latents are like."""
+    channels = CONFIG.video_vae.latent_channels
+    old_mean, old_std = np.arange(channels) / 4, 1 + np.arange(channels) / 8
+    vae = dataclasses.replace(CONFIG.video_vae, latent_mean=tuple(old_mean), latent_std=tuple(old_std))
+    config = dataclasses.replace(CONFIG, video_vae=vae)
+    raw = a_latent(np.full(channels, 2.0), 3.0)
+    seen = (raw - old_mean) / old_std
+    measured = {"latent_mean": seen.mean((0, 1)), "latent_square": np.square(seen).mean((0, 1))}
+    finished, parts = video_vae.finish(config, {"video_vae": {}, "discriminator": {}}, measured)
+    np.testing.assert_allclose(finished.video_vae.latent_mean, raw.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(finished.video_vae.latent_std, raw.std((0, 1)), rtol=1e-5)
+    assert parts.keys() == {"video_vae"}
+
+
+def test_a_channel_that_carries_nothing_is_not_blown_up():
+    assert statistics(np.zeros(3), np.zeros(3)).std.min() > 0
+
+
+@pytest.mark.parametrize("name", ["video_vae", "audio_vae"])
+def test_what_is_measured_and_drawn(name, tmp_path):
+    p = program(name)
+    batch, trees = fixed_batch(p), {name: small_params(CONFIG)[name]}
+    arguments = CONFIG, p.training.weights, trees, {}, batch, jax.random.key(0)
+    measured, shown = (
+        jax.eval_shape(functools.partial(f, *arguments[:2]), *arguments[2:]) for f in (p.stage.measure, p.stage.preview)
+    )
+    assert {gate.measure for gate in load_training("tiny")[name].gates} <= measured.keys()
+    p.stage.draw(jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), shown), tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} >= {".png"}
+    assert all(path.stat().st_size > 0 for path in tmp_path.iterdir())
