@@ -156,6 +156,14 @@ def damage(dataset: Dataset, shard: int, where: float = 0.25) -> Dataset:
     return Dataset(dataset.directory)
 
 
+def test_samples_of_one_record_are_drawn_apart(dataset: Dataset) -> None:
+    samples, n = Samples(dataset, video_clip(1), seed=3, per_record=6), len(dataset)
+    assert len(samples) == 6 * n
+    of_one = [samples[k]["frames"] for k in range(2, len(samples), n)]
+    assert len(of_one) == 6
+    assert any(not np.array_equal(of_one[0], x) for x in of_one[1:])
+
+
 @pytest.mark.parametrize("where", [0.05, 0.25, 0.5, 0.75])
 def test_a_damaged_record_is_named_and_costs_itself_only(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], where: float

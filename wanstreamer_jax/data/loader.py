@@ -113,18 +113,19 @@ class _Take:
 
 
 class Samples:
-    """Samples by number, each always the same: what is measured on held-out data."""
+    """Samples by number, each always the same: `per_record` of every record, those of one record far apart."""
 
-    def __init__(self, source: RecordSource, transform: Transform, seed: int, most_damaged: int = MOST_DAMAGED) -> None:
+    def __init__(self, source: RecordSource, transform: Transform, seed: int, per_record: int = 1) -> None:
         """Take samples as `batches` does, with `seed` and a sample's number for what is drawn."""
-        self._take, self._n_samples, self._seed = _Take(source, transform, most_damaged), len(source), seed
+        self._take, self._n_records, self._seed = _Take(source, transform, MOST_DAMAGED), len(source), seed
+        self._per_record = per_record
 
     def __len__(self) -> int:
-        return self._n_samples
+        return self._n_records * self._per_record
 
     def __getitem__(self, index: int) -> Sample:
-        """Take a sample from record `index`."""
-        return self._take(int(index), np.random.default_rng((self._seed, int(index))))
+        """Take sample `index`."""
+        return self._take(int(index) % self._n_records, np.random.default_rng((self._seed, int(index))))
 
 
 def _grain() -> Any:
