@@ -91,6 +91,8 @@ class Program:
     def accumulate(self, objective: Objective, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array) -> Update:
         """The mean of an objective's gradient and metrics over the pieces of a batch, one after the other."""
         n_pieces = self.training.accumulation
+        if n_pieces == 1:  # no loop: XLA's CPU convolutions are many times slower in the body of one
+            return self.differentiate(objective, trainees, frozen, batch, key)
 
         def add(total: Update, piece: tuple[Batch, jax.Array]) -> tuple[Update, None]:
             update = self.differentiate(objective, trainees, frozen, *piece)
