@@ -39,7 +39,7 @@ def checkpoints(workdir: Path) -> list[str]:
 
 
 def state_of(run: Run):
-    return jax.tree.map(np.asarray, run._state)
+    return jax.tree.map(np.asarray, run.state)
 
 
 def digest(run: Run) -> str:
@@ -162,7 +162,7 @@ def test_another_mesh_takes_up_the_same_numbers(mesh, tmp_path):
     with Run(toy.job(tmp_path / "run", mesh=MeshShape(*mesh))) as run:
         assert run.step == 4
         assert jax.tree.all(jax.tree.map(np.array_equal, before, state_of(run)))
-        kernel = run._state.trainees["student"]["kernel"]
+        kernel = run.state.trainees["student"]["kernel"]
         assert kernel.sharding.shard_shape(kernel.shape)[0] == toy.WIDTH // mesh[1]
 
 

@@ -84,6 +84,7 @@ class Run(AbstractContextManager["Run"]):
 
     Attributes:
         step: steps taken.
+        state: what they have made of the trainees.
     """
 
     def __init__(self, job: Job):
@@ -115,14 +116,14 @@ class Run(AbstractContextManager["Run"]):
         shapes = jax.eval_shape(program.init, parts)
         shardings = program.shardings(shapes)
         if newest is None:
-            self._state = jax.jit(program.init, out_shardings=shardings)(parts)
+            self.state = jax.jit(program.init, out_shardings=shardings)(parts)
         else:
             like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-            self._state, input_state = self._checkpoints.restore(newest, like)
+            self.state, input_state = self._checkpoints.restore(newest, like)
             self._feed.resume(input_state)
         self._compiled = Compiled(program, shardings)
-        self.step = int(self._state.step)
-        self._saved_step, self._saved_s = self.step if newest else -1, time.monotonic()
+        self.step = int(self.state.step)
+        self._saved_s = time.monotonic()
 
     # ---- Steps
 
@@ -130,16 +131,21 @@ class Run(AbstractContextManager["Run"]):
         """Take steps until the last one, or until it is asked to stop; then save."""
         training, stop = self._job.training, False
         while self.step < training.steps and not stop:
-            fed = next(self._feed)
-            self._state, metrics = self._compiled.step(self.step, self._state, self._frozen, fed.batch)
-            self.step += 1
-            self._log.add(self.step, metrics)
+            fed = self.take_step()
             self._checkpoints.check()
             stop, due = self._agree(asked_to_stop)
             if stop or due or self.step == training.steps:
                 self._save(fed)
             self._look()
         self._checkpoints.wait()
+
+    def take_step(self) -> Fed:
+        """One step; returns what it was fed. It may still be under way."""
+        fed = next(self._feed)
+        self.state, metrics = self._compiled.step(self.step, self.state, self._frozen, fed.batch)
+        self.step += 1
+        self._log.add(self.step, metrics)
+        return fed
 
     def _agree(self, asked_to_stop: Callable[[], bool]) -> tuple[bool, ...]:
         """Whether to stop, and whether to save: the same on all hosts, so that they meet now and then only."""
@@ -150,22 +156,23 @@ class Run(AbstractContextManager["Run"]):
 
     def _save(self, fed: Fed) -> None:
         self._log.flush()
-        self._checkpoints.save(self._state, fed.input_state, self._about)
-        self._saved_step, self._saved_s = self.step, time.monotonic()
+        self._checkpoints.save(self.state, fed.input_state, self._about)
+        self._saved_s = time.monotonic()
 
     def _look(self) -> None:
         """What is due after a step: the bar, measures, pictures."""
         training, step = self._job.training, self.step
         if step % training.log_every == 0:
             if self._since_start.last is None:
-                self._since_start.since(self._counts())
-            self._log.show(step, self._speed.since(self._counts()))
+                self._since_start.since(self.counts())
+            self._log.show(step, self._speed.since(self.counts()))
         if step % training.measure_every == 0 and step < training.steps:
-            self._log.measured(step, scalars(self._heldout().measure(self._state)))
+            self._log.measured(step, scalars(self._heldout().measure(self.state)))
         if step % training.preview_every == 0 and step < training.steps:
-            self._heldout().draw(self._state, self._job.workdir / "samples" / f"step_{step:08d}")
+            self._heldout().draw(self.state, self._job.workdir / "samples" / f"step_{step:08d}")
 
-    def _counts(self) -> Counts:
+    def counts(self) -> Counts:
+        """What it has used so far."""
         return Counts(self.step, time.monotonic(), self._feed.waited_s, self._compiled.flops)
 
     def _heldout(self) -> Evaluation:
@@ -180,8 +187,8 @@ class Run(AbstractContextManager["Run"]):
     def conclude(self) -> None:
         """Measure, judge, draw; write the summary and the trained agent."""
         job = self._job
-        measured = self._heldout().measure(self._state)
-        self._heldout().draw(self._state, job.workdir / "samples" / f"step_{self.step:08d}")
+        measured = self._heldout().measure(self.state)
+        self._heldout().draw(self.state, job.workdir / "samples" / f"step_{self.step:08d}")
         measures = scalars(measured)
         self._log.measured(self.step, measures)
         verdicts = judge(job.training.gates, measures)
@@ -191,10 +198,10 @@ class Run(AbstractContextManager["Run"]):
             "measures": measures,
             "gates": verdicts,
             "passed": all(verdict["passed"] for verdict in verdicts),
-            "skipped": {name: int(skips.total) for name, skips in self._state.skips.items()},
-            "speed": self._since_start.since(self._counts()),
+            "skipped": {name: int(skips.total) for name, skips in self.state.skips.items()},
+            "speed": self._since_start.since(self.counts()),
         }
-        trees = fetch(best_trees(self._state), self._program.mesh)
+        trees = fetch(best_trees(self.state), self._program.mesh)
         if is_primary():
             write_json(job.workdir / "summary.json", summary)
             finished = job.stage.finish(job.origin.config, trees, measured)
