@@ -122,6 +122,26 @@ def test_what_is_no_safetensors_file(tmp_path, content, message):
         read_header(path)
 
 
+def test_a_header_larger_than_the_format_allows_is_not_read(tmp_path):
+    path = raw_file(tmp_path / "m.safetensors", b"")
+    with path.open("r+b") as file:
+        file.write((150_000_000).to_bytes(8, "little"))
+        file.truncate(200_000_000)  # a hole: it takes no room
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="its header would be 150,000,000 bytes"):
+        read_header(path)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_tensors_come_in_the_order_of_their_bytes(tmp_path):
+    second = '"a":{"dtype":"U8","shape":[2],"data_offsets":[3,5]}'
+    first = '"b":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}'
+    path = raw_file(tmp_path / "m.safetensors", f"{{{second},{first}}}".encode(), bytes(range(5)))
+    tensors = read_header(path).tensors
+    assert [(name, bytes(np.asarray(x))) for name, x in tensors.items()] == [("b", b"\0\1\2"), ("a", b"\3\4")]
+
+
 def test_a_name_given_twice_is_told(tmp_path):
     entry = '{"dtype":"F32","shape":[],"data_offsets":[0,4]}'
     path = raw_file(tmp_path / "m.safetensors", f'{{"a":{entry},"a":{entry}}}'.encode(), b"\0" * 4)
