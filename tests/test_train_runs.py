@@ -99,6 +99,8 @@ def test_one_seed_one_run(whole, tmp_path):
 def test_a_run_goes_on_where_it_was(whole, tmp_path):
     go(tmp_path / "run", until=5)
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    with Run(toy.job(tmp_path / "run")) as run:
+        assert run.step == 5
     train(toy.job(tmp_path / "run"))
     assert lines(tmp_path / "run") == lines(whole)
     assert final_digest(tmp_path / "run") == final_digest(whole)
