@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,19 @@ def test_in_and_out_is_bit_for_bit(checkpoints, tmp_path, name, family):
     assert main([family, "--input", str(original), "--output", str(part)]) == 0
     assert main(["export", family, "--input", str(part), "--rest", str(original), "--output", str(back)]) == 0
     assert files_of(back) == files_of(original)
+
+
+def test_a_header_goes_out_as_it_was_written(checkpoints, tmp_path):
+    """However somebody's tool laid it out."""
+    own = Path(shutil.copytree(checkpoints / "siglip2-tower", tmp_path / "own"))
+    raw = (own / "model.safetensors").read_bytes()
+    n = int.from_bytes(raw[:8], "little")
+    header = json.dumps(dict(reversed(json.loads(raw[8 : 8 + n]).items())), indent=1).encode() + b"\n"
+    (own / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + n :])
+    assert main(["siglip2", "--input", str(own), "--output", str(tmp_path / "part")]) == 0
+    out = ["--rest", str(own), "--output", str(tmp_path / "back")]
+    assert main(["export", "siglip2", "--input", str(tmp_path / "part"), *out]) == 0
+    assert files_of(tmp_path / "back") == files_of(own)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -16,7 +16,7 @@ from wanstreamer_jax.convert.families import FAMILIES
 from wanstreamer_jax.convert.part import read_part
 
 ROOT = Path(__file__).parents[1]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMIT, LATER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 
 
 class Hub(http.server.ThreadingHTTPServer):
@@ -44,7 +44,12 @@ class Answer(http.server.BaseHTTPRequestHandler):
         names = {str(path.relative_to(self.server.root)): path.stat().st_size for path in paths}
         asked = self.path.split("?")[0]
         if asked in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
-            about = {"id": "someone/model", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            moved = "/revision/" + COMMIT not in asked and len(self.server.asked) > 1  # somebody has pushed since
+            about = {
+                "id": "someone/model",
+                "sha": LATER if moved else COMMIT,
+                "siblings": [{"rfilename": name} for name in names],
+            }
             return self.send(json.dumps(about).encode(), {"Content-Type": "application/json"}, body)
         if asked == f"{api}/tree/{COMMIT}":
             tree = [{"type": "file", "path": name, "size": size, "oid": COMMIT} for name, size in names.items()]
