@@ -44,7 +44,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         names = {str(path.relative_to(self.server.root)): path.stat().st_size for path in paths}
         asked = self.path.split("?")[0]
         if asked in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
-            moved = "/revision/" + COMMIT not in asked and len(self.server.asked) > 1  # somebody has pushed since
+            main = [path for path in self.server.asked if path.startswith(api) and COMMIT not in path]
+            moved = COMMIT not in asked and len(main) > 1  # somebody has pushed since
             about = {
                 "id": "someone/model",
                 "sha": LATER if moved else COMMIT,
