@@ -58,6 +58,6 @@ training = {
         steps=1500,
         batch=1,
         optimizer=OptimizerConfig(learning_rate=1.5e-3),
-        gates=(Gate("log_spectral_distance_db", at_most=12.0),),
+        gates=(Gate("log_spectral_distance_db", at_most=2.0),),
     ),
 }

@@ -32,6 +32,7 @@ class WorldClips:
 
 
 _HELDOUT_SEED, _CUTS = 2**31, 99
+PLACES = 4  # that a clip of sound is chosen from
 
 
 def cut_video(rng: np.random.Generator, session: Session, n_clips: int, n_units: int) -> UInt8[np.ndarray, "K T H W 3"]:
@@ -48,11 +49,11 @@ def cut_video(rng: np.random.Generator, session: Session, n_clips: int, n_units:
 
 
 def cut_sound(rng: np.random.Generator, session: Session, n_clips: int, n_latents: int) -> Float32[np.ndarray, "K n"]:
-    """Clips of the agent's and the user's sound in turn, the louder one of two places: silence is soon learned."""
+    """Clips of the agent's and the user's sound in turn, the loudest of a few places: silence is soon learned."""
     n_samples = n_latents * SAMPLES_PER_AUDIO_LATENT
     clips = []
     for k in range(n_clips):
         sound = (session.agent_samples, session.user_samples)[k % 2]
-        places = [sound[start : start + n_samples] for start in rng.integers(0, len(sound) - n_samples + 1, 2)]
+        places = [sound[start : start + n_samples] for start in rng.integers(0, len(sound) - n_samples + 1, PLACES)]
         clips.append(max(places, key=lambda clip: float(np.square(clip).sum())))
     return np.stack(clips)

@@ -19,12 +19,12 @@ class MeshShape:
 class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay, gradients clipped by their norm."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # after the warm-up
     final_share: float = 0.05  # of the learning rate, at the end
     warmup: int = 100  # updates
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
+    b1: float = 0.9  # share of the mean gradient that an update keeps
+    b2: float = 0.95  # share of the mean square of the gradient that an update keeps
+    eps: float = 1e-8  # added to the root of that mean square
     weight_decay: float = 0.01  # of matrices and kernels only
     clip: float = 1.0  # norm of the gradient
 
@@ -125,11 +125,11 @@ class PretrainWeights(SessionWeights):
 class Training:
     """One stage of one agent."""
 
-    weights: Any  # the stage's dataclass above
-    steps: int = 1000
+    weights: Any  # of a preset: the stage's own settings, by their names
+    steps: int = 1000  # of the whole run; the learning rate falls until the last
     batch: int = 8  # samples of all devices together in one update
     accumulation: int = 1  # pieces a batch is computed in, one after the other
-    seed: int = 0
+    seed: int = 0  # of fresh parameters, noise and the order of samples
     mesh: MeshShape = MeshShape()
     optimizer: OptimizerConfig = OptimizerConfig()
     helper: OptimizerConfig = OptimizerConfig()  # of trainees that are no part of an agent
@@ -144,4 +144,4 @@ class Training:
     log_every: int = 10  # steps between updates of the progress bar
     preview_every: int = 500  # steps between pictures of what it does
     measure_every: int = 500  # steps between measures of held-out data
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[Gate, ...] = ()  # thresholds for the measures at the end

@@ -24,9 +24,10 @@ from wanstreamer_jax.training import pictures
 from wanstreamer_jax.training.clips import WorldClips, cut_video
 from wanstreamer_jax.training.config import Training, VideoVAEWeights
 from wanstreamer_jax.training.sharding import AXES
-from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Sample, Source, Stage, Trees
+from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, Sample, Source, Stage, Trees
 from wanstreamer_jax.training.stages.adversary import Discriminator, hinge, realism
 from wanstreamer_jax.training.stages.latents import divergence, sample_latents, statistics
+from wanstreamer_jax.vae.audio import INITIAL_LOG_VARIANCE
 
 Video = Float[Array, "B T H W 3"]
 LEVELS = 4  # of the pyramid
@@ -36,10 +37,23 @@ DISCRIMINATOR_WIDTH = 32  # channels
 def init(config: Config, weights: VideoVAEWeights, parts: Trees, key: jax.Array) -> Trees:
     """The agent's video VAE; with an adversary, a new discriminator."""
     del config
-    trainees = {"video_vae": parts["video_vae"]}
+    trainees = {"video_vae": _quieted(parts["video_vae"])}
     if weights.adversarial > 0:
         trainees["discriminator"] = nnx.to_pure_dict(nnx.state(_discriminator(key)))
     return trainees
+
+
+def _quieted(vae: Params) -> Params:
+    """A new VAE with little noise in its latents: at a deviation of 1 it would drown what they begin to say.
+
+    A VAE is new when the biases of its bottleneck are still zeros; one that was trained stays as it is.
+    """
+    encoder = vae["encoder"]
+    bias = encoder["quant"]["bias"]
+    mean, log_variance = jnp.split(bias, 2)
+    quiet = jnp.concatenate([mean, jnp.full_like(log_variance, INITIAL_LOG_VARIANCE)])
+    quant = encoder["quant"] | {"bias": jnp.where(jnp.any(bias), bias, quiet)}
+    return vae | {"encoder": encoder | {"quant": quant}}
 
 
 def objectives(training: Training) -> tuple[Objective, ...]:
