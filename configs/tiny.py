@@ -18,7 +18,15 @@ from wanstreamer_jax.config import (
     WorldConfig,
 )
 from wanstreamer_jax.timeline import Picture
-from wanstreamer_jax.training.config import AudioVAEWeights, Gate, OptimizerConfig, Training, VideoVAEWeights
+from wanstreamer_jax.training.config import (
+    AudioVAEWeights,
+    DistillWeights,
+    Gate,
+    OptimizerConfig,
+    SessionWeights,
+    Training,
+    VideoVAEWeights,
+)
 
 config = Config(
     name="tiny",
@@ -59,5 +67,22 @@ training = {
         batch=1,
         optimizer=OptimizerConfig(learning_rate=1.5e-3),
         gates=(Gate("log_spectral_distance_db", at_most=2.0),),
+    ),
+    "interact": Training(
+        weights=SessionWeights(units=32),
+        steps=20_000,
+        batch=2,
+        optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500),
+        ema=0.999,
+        gates=(Gate("text", at_most=0.1), Gate("audio", at_most=0.6), Gate("video", at_most=0.3)),
+    ),
+    "distill": Training(
+        weights=DistillWeights(units=16),
+        steps=2000,
+        batch=2,
+        optimizer=OptimizerConfig(learning_rate=1e-4),
+        helper=OptimizerConfig(learning_rate=1e-4),
+        ema=0.99,
+        gates=(Gate("loudness_db_gap", at_most=3.0), Gate("brightness_gap", at_most=0.05)),
     ),
 }

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import small, small_preset
+from tests import small, world_preset
 from tests.contract import assert_close
 from tests.test_session import CONFIG, ENDS, stream
 from wanstreamer_jax.cache import append, n_valid
@@ -30,9 +30,8 @@ MESHES = [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 4)]
 
 def agent_config():
     """The small agent with one layer, so that programs compile in seconds."""
-    base = small_preset.config
-    world, transformer = dataclasses.replace(base.world, max_text=128), dataclasses.replace(base.transformer, layers=1)
-    return dataclasses.replace(base, world=world, transformer=transformer)
+    base = world_preset.config
+    return dataclasses.replace(base, transformer=dataclasses.replace(base.transformer, layers=1))
 
 
 @functools.cache

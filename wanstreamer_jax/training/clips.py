@@ -1,11 +1,14 @@
-"""Clips of the synthetic world: what the VAEs learn from when there are no recordings."""
+"""Clips of recordings or, when there are none, of the synthetic world: what the VAEs learn from."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from wanstreamer_jax.data.clips import video_clip
+from wanstreamer_jax.data.dataset import DamagedRecordError
+from wanstreamer_jax.data.record import Record, to_float32
 from wanstreamer_jax.data.world import Session, Split, World, make_session
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT
 from wanstreamer_jax.training.stage import Sample
@@ -48,12 +51,38 @@ def cut_video(rng: np.random.Generator, session: Session, n_clips: int, n_units:
     return np.stack(clips)
 
 
-def cut_sound(rng: np.random.Generator, session: Session, n_clips: int, n_latents: int) -> Float32[np.ndarray, "K n"]:
-    """Clips of the agent's and the user's sound in turn, the loudest of a few places: silence is soon learned."""
+def cut_sound(
+    rng: np.random.Generator, sounds: Sequence[Float32[np.ndarray, " m"]], n_clips: int, n_latents: int
+) -> Float32[np.ndarray, "K n"]:
+    """Clips of several sounds in turn, the loudest of a few places: silence is soon learned."""
     n_samples = n_latents * SAMPLES_PER_AUDIO_LATENT
     clips = []
     for k in range(n_clips):
-        sound = (session.agent_samples, session.user_samples)[k % 2]
+        sound = sounds[k % len(sounds)]
         places = [sound[start : start + n_samples] for start in rng.integers(0, len(sound) - n_samples + 1, PLACES)]
         clips.append(max(places, key=lambda clip: float(np.square(clip).sum())))
     return np.stack(clips)
+
+
+# ---- Recordings
+
+
+def recorded_video(record: Record, rng: np.random.Generator, *, n_clips: int, n_units: int) -> dict[str, np.ndarray]:
+    """Clips of a recording's agent; DamagedRecordError when it has no picture or is too short."""
+    _check(record, there=record.streams.agent_video and record.n_units >= n_units, what=f"{n_units} units of picture")
+    return {"clips": np.stack([video_clip(n_units)(record, rng)["frames"] for _ in range(n_clips)])}
+
+
+def recorded_sound(record: Record, rng: np.random.Generator, *, n_clips: int, n_latents: int) -> dict[str, np.ndarray]:
+    """Clips of the sounds that a recording has; DamagedRecordError when it has none or is too short."""
+    streams, sides = record.streams, (record.agent_samples, record.user_samples)
+    has = (streams.agent_audio, streams.user_audio)
+    sounds = [to_float32(x.reshape(-1)) for x, is_there in zip(sides, has, strict=True) if is_there]
+    n_samples = n_latents * SAMPLES_PER_AUDIO_LATENT
+    _check(record, there=bool(sounds) and len(sounds[0]) >= n_samples, what=f"{n_samples} samples of sound")
+    return {"clips": cut_sound(rng, sounds, n_clips, n_latents)}
+
+
+def _check(record: Record, *, there: bool, what: str) -> None:
+    if not there:
+        raise DamagedRecordError(f"{record.name}: does not have {what}")

@@ -17,8 +17,9 @@ from wanstreamer_jax.data.world import Session, Split, World
 from wanstreamer_jax.model import part
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT, Picture
 from wanstreamer_jax.training import pictures
-from wanstreamer_jax.training.clips import WorldClips, cut_sound
+from wanstreamer_jax.training.clips import WorldClips, cut_sound, recorded_sound
 from wanstreamer_jax.training.config import AudioVAEWeights, Training
+from wanstreamer_jax.training.recordings import recorded
 from wanstreamer_jax.training.sharding import AXES
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, Sample, Source, Stage, Trees
 from wanstreamer_jax.training.stages.latents import divergence, sample_latents, statistics
@@ -162,8 +163,10 @@ def normalise(vae: Params, mean: Float[np.ndarray, " C"], std: Float[np.ndarray,
 
 def source(config: Config, training: Training, heldout: bool, data: Path | None) -> Source:
     """Clips of both sounds."""
-    del config, data
     weights: AudioVAEWeights = training.weights
+    if data is not None:
+        take = functools.partial(recorded_sound, n_clips=weights.clips, n_latents=weights.latents)
+        return recorded(config, training, heldout, data, take)
     world = World(
         split=Split.HELDOUT if heldout else Split.TRAIN,
         seconds=weights.seconds,
@@ -175,7 +178,7 @@ def source(config: Config, training: Training, heldout: bool, data: Path | None)
 
 
 def _cut(rng: np.random.Generator, session: Session, n_clips: int, n_latents: int) -> Sample:
-    return {"clips": cut_sound(rng, session, n_clips, n_latents)}
+    return {"clips": cut_sound(rng, (session.agent_samples, session.user_samples), n_clips, n_latents)}
 
 
 def _seconds(_config: Config, training: Training) -> float:

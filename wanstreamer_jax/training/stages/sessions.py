@@ -18,8 +18,6 @@ from einops import rearrange
 from wanstreamer_jax.attention import Tokens
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample, session_window
-from wanstreamer_jax.data.dataset import Dataset
-from wanstreamer_jax.data.errors import DataError
 from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.loader import RecordSource, Samples
 from wanstreamer_jax.data.record import Record
@@ -34,9 +32,9 @@ from wanstreamer_jax.timeline import FRAMES_PER_UNIT
 from wanstreamer_jax.tokens import byte_tokenizer
 from wanstreamer_jax.training.config import SessionWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
+from wanstreamer_jax.training.recordings import PER_RECORD, open_dataset
 from wanstreamer_jax.training.stage import Batch
 
-PER_RECORD = 16  # windows of a recording in an epoch
 HELDOUT_SEED = 2**31  # of the world: training sessions have lower ones
 LOSSES = ("text", "audio", "video")
 
@@ -162,7 +160,8 @@ def records_of(config: Config, training: Training, heldout: bool, data: Path | N
         TrainingError: they were prepared for another agent, or the world cannot speak to this one.
     """
     if data is not None:
-        return open_dataset(config, data / ("heldout" if heldout else "train"))
+        dataset = open_dataset(config, data, heldout)
+        return dataset, dataset.layout
     tokenizer = byte_tokenizer()
     if tokenizer.n_entries != config.text.unit_end:
         raise TrainingError("the synthetic world writes bytes; prepare a dataset with this agent's tokenizer (--data)")
@@ -170,17 +169,3 @@ def records_of(config: Config, training: Training, heldout: bool, data: Path | N
     world = World(split=Split.HELDOUT if heldout else Split.TRAIN, seconds=training.weights.seconds)
     first_seed = HELDOUT_SEED if heldout else 0
     return WorldSource(world, tokenizer, layout, training.samples, first_seed), layout
-
-
-def open_dataset(config: Config, directory: Path) -> tuple[Dataset, Layout]:
-    """A prepared dataset, and its layout: the agent's, but for the tokenizer, which is not known here.
-
-    Raises:
-        TrainingError: there is none, or it was prepared for another agent.
-    """
-    try:
-        dataset = Dataset(directory)
-        dataset.check_fits(dataclasses.replace(Layout.of(config, byte_tokenizer()), tokenizer=dataset.layout.tokenizer))
-    except DataError as error:
-        raise TrainingError(f"--data: {error}") from error
-    return dataset, dataset.layout

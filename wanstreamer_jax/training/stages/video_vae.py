@@ -21,8 +21,9 @@ from wanstreamer_jax.data.world import Session, Split, World
 from wanstreamer_jax.model import part
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, VIDEO_FPS
 from wanstreamer_jax.training import pictures
-from wanstreamer_jax.training.clips import WorldClips, cut_video
+from wanstreamer_jax.training.clips import WorldClips, cut_video, recorded_video
 from wanstreamer_jax.training.config import Training, VideoVAEWeights
+from wanstreamer_jax.training.recordings import recorded
 from wanstreamer_jax.training.sharding import AXES
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, Sample, Source, Stage, Trees
 from wanstreamer_jax.training.stages.adversary import Discriminator, hinge, realism
@@ -214,8 +215,10 @@ def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) 
 
 def source(config: Config, training: Training, heldout: bool, data: Path | None) -> Source:
     """Clips of the agent's picture."""
-    del data
     weights: VideoVAEWeights = training.weights
+    if data is not None:
+        take = functools.partial(recorded_video, n_clips=weights.clips, n_units=weights.units)
+        return recorded(config, training, heldout, data, take)
     world = World(
         split=Split.HELDOUT if heldout else Split.TRAIN, seconds=weights.seconds, agent_picture=config.picture
     )
