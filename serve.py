@@ -10,6 +10,7 @@ from typing import NoReturn
 import jax
 
 from wanstreamer_jax.agent import Agent, init_agent, load_agent
+from wanstreamer_jax.compilations import remember_compilations
 from wanstreamer_jax.parallel.mesh import Devices, automatic_ranks, choose_devices
 from wanstreamer_jax.presets import load_preset
 from wanstreamer_jax.serving.media_file import Job, stream_file
@@ -77,14 +78,6 @@ def place(args: argparse.Namespace, kv_heads: int) -> Devices | None:
     if args.placement == "auto" and ranks == 0:
         return None
     return choose_devices(ranks, kv_heads, args.devices)
-
-
-def remember_compilations() -> None:
-    """Keep compiled programs between runs, unless JAX was told where already."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "wanstreamer_jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def main() -> int:
