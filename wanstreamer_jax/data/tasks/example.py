@@ -15,6 +15,7 @@ from jaxtyping import Float32, UInt8
 from wanstreamer_jax.data.assemble import Piece, Whole, assemble, in_units
 from wanstreamer_jax.data.layout import Layout, encode_persona, lay_out_words
 from wanstreamer_jax.data.record import Record, Streams, to_int16
+from wanstreamer_jax.data.text import tokenise
 from wanstreamer_jax.data.world import Split, Who, Word
 from wanstreamer_jax.data.world.folder import LICENCE
 from wanstreamer_jax.data.world.speech import Voice, speak
@@ -70,13 +71,17 @@ class Setting:
         """When it ends."""
         return self.n_units * UNIT_MS
 
-    def unit_typed(self, text: str, unit: int = 0) -> int:
-        """The unit in which a text is there to its last token that is sent at once in `unit`."""
-        return unit + -(-len(self.tokenizer.encode(text)) // max(1, self.layout.max_user_text)) - 1
+    def unit_typed(self, text: str, unit: int = 0, *, follows: bool = False) -> int:
+        """The unit in which the last of a text arrives that is sent at once in `unit`, first or after another."""
+        return unit + self._n_units(text, self.layout.max_user_text, follows) - 1
 
-    def unit_written(self, text: str, unit: int) -> int:
-        """The unit in which a text has been written that the agent begins to write in `unit`."""
-        return unit + -(-len(self.tokenizer.encode(text)) // max(1, self.layout.max_agent_text - 1)) - 1
+    def unit_written(self, text: str, unit: int, *, follows: bool) -> int:
+        """The unit in which the agent has written a text that it begins to write in `unit`."""
+        return unit + self._n_units(text, self.layout.max_agent_text - 1, follows) - 1
+
+    def _n_units(self, text: str, most: int, follows: bool) -> int:
+        words = tokenise(self.tokenizer, ["", *text.split()] if follows else text.split())
+        return -(-sum(map(len, words)) // max(1, most))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -166,7 +171,7 @@ def _frames(frames: Frames | None, setting: Setting, size: tuple[int, int]) -> U
     return frames.reshape(setting.n_units, FRAMES_PER_UNIT, *size, 3)
 
 
-def _sound(samples: Samples | None, setting: Setting) -> Float32[np.ndarray, "U n"]:
+def _sound(samples: Samples | None, setting: Setting) -> Float32[np.ndarray, "U n_unit"]:
     return in_units(np.zeros(setting.n_samples, np.float32) if samples is None else samples)
 
 

@@ -45,7 +45,7 @@ def in_room(room: Room, lines: tuple[Line, ...], n_samples: int) -> Samples:
     return user_sound(Script(Split.TRAIN, AGENT_VOICE, lines, (), (), ()), room, n_samples)
 
 
-def place(sound: Samples, start: int, n_samples: int) -> Samples:
+def place(sound: Samples, start: int, n_samples: int) -> Float32[np.ndarray, " n_samples"]:
     """A sound from one sample on, with silence around it."""
     whole = np.zeros(n_samples, np.float32)
     whole[start : start + len(sound)] = sound[: n_samples - start]

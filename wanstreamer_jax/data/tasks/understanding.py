@@ -107,8 +107,8 @@ def dialogue(rng: np.random.Generator, setting: Setting) -> Content:
     unit = int(rng.integers(0, 3))
     for turn in range(_MOST_TURNS):
         question, answer = make_dialogue(rng, setting.split)
-        asked = setting.unit_typed(question, unit)
-        answered = setting.unit_written(answer.text, asked)
+        asked = setting.unit_typed(question, unit, follows=turn > 0)
+        answered = setting.unit_written(answer.text, asked, follows=turn > 0)
         if turn and answered >= setting.n_units:
             break
         words += [*typed(question, unit), *written(answer.text, asked * UNIT_MS + 1)]
