@@ -23,6 +23,7 @@ from wanstreamer_jax.training.config import (
     DistillWeights,
     Gate,
     OptimizerConfig,
+    PretrainWeights,
     SessionWeights,
     Training,
     VideoVAEWeights,
@@ -67,6 +68,19 @@ training = {
         batch=1,
         optimizer=OptimizerConfig(learning_rate=1.5e-3),
         gates=(Gate("log_spectral_distance_db", at_most=2.0),),
+    ),
+    "pretrain": Training(
+        weights=PretrainWeights(units=32),
+        steps=20_000,
+        batch=2,
+        optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500),
+        ema=0.999,
+        heldout_batches=32,  # a mixture's tasks have shares of a few windows each
+        gates=(
+            Gate("asr_text", at_most=0.3),
+            Gate("tts_audio", at_most=0.6),
+            Gate("joint_generation_video", at_most=0.3),
+        ),
     ),
     "interact": Training(
         weights=SessionWeights(units=32),

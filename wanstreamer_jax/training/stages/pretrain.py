@@ -8,7 +8,8 @@ B windows, U units, T text tokens.
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -16,20 +17,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.clips import Sample
+from wanstreamer_jax.data.dataset import Dataset
+from wanstreamer_jax.data.layout import Layout
+from wanstreamer_jax.data.loader import Samples
+from wanstreamer_jax.data.record import Record
 from wanstreamer_jax.data.tasks import TASKS, Example, Setting, make_example
 from wanstreamer_jax.data.tasks.mixture import Mixture
+from wanstreamer_jax.data.tasks.recorded import Reading, example_of
 from wanstreamer_jax.data.world import Split
 from wanstreamer_jax.flow import noised
 from wanstreamer_jax.model import Latents
 from wanstreamer_jax.session import Predicted
 from wanstreamer_jax.tokens import Tokenizer, byte_tokenizer
 from wanstreamer_jax.training.config import PretrainWeights, Training
-from wanstreamer_jax.training.stage import Batch, Metrics, Sample, Source, Trees
+from wanstreamer_jax.training.errors import TrainingError
+from wanstreamer_jax.training.recordings import PER_RECORD, open_dataset
+from wanstreamer_jax.training.stage import Batch, Metrics, Source, Trees
 from wanstreamer_jax.training.stages import interact
 from wanstreamer_jax.training.stages.sessions import HELDOUT_SEED, LOSSES, Window, Windows, records_of, windows
 
 NAMES = tuple(TASKS)  # a sample's task is its place here
 SILENT = "·"  # a unit without text, in a table
+PROBES = 32  # records that are looked at for material
+
+Make = Callable[[str, int], Sample]  # the window of a task and a number, with the task's loss weights; always the same
 
 
 # ---- Looking at it
@@ -111,20 +123,66 @@ class WorldTasks:
     """Examples of the synthetic world; the seeds of held-out ones are higher."""
 
     setting: Setting
+    window: Window
 
-    def make(self, task: str, seed: int) -> Example:
-        """Make the example of a task and a seed."""
-        return make_example(task, seed + (HELDOUT_SEED if self.setting.split is Split.HELDOUT else 0), self.setting)
+    def make(self, task: str, number: int) -> Sample:
+        """Make the example of a task whose seed is a number."""
+        seed = number + (HELDOUT_SEED if self.setting.split is Split.HELDOUT else 0)
+        return on_timeline(self.window, make_example(task, seed, self.setting))
+
+
+class RecordedTasks:
+    """Examples from recordings."""
+
+    def __init__(self, dataset: Dataset, reading: Reading, window: Window, seed: int):
+        self._n_records = len(dataset)
+        self._samples = {task: Samples(dataset, _Take(task, reading, window), seed) for task in NAMES}
+
+    def has(self, task: str) -> bool:
+        """Whether one of some records, from all over the dataset, has material for a task."""
+        return any(self._samples[task][i] for i in range(0, self._n_records, -(-self._n_records // PROBES)))
+
+    def make(self, task: str, number: int) -> Sample:
+        """Take an example from a record, or from the next that has material.
+
+        Raises:
+            TrainingError: none has.
+        """
+        for more in range(self._n_records):
+            # The next record; and another draw from it than any that a number of this epoch begins with.
+            if sample := self._samples[task][number + more * (PER_RECORD * self._n_records + 1)]:
+                return sample
+        raise TrainingError(f"no recording has anything for {task}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Take:
+    """The window of a task from a record; an empty one where the record has no material."""
+
+    task: str
+    reading: Reading
+    window: Window
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
+        example = example_of(self.task, record, rng, self.reading)
+        return on_timeline(self.window, example) if example else {}
+
+
+def on_timeline(window: Window, example: Example) -> Sample:
+    """An example as the forward reads it, completed with units that are not there."""
+    sample = window(example.record, np.random.default_rng(0))
+    for name, counts in example.counts._asdict().items():
+        sample[f"loss_{name}"] = sample[f"loss_{name}"] * np.pad(counts, (0, window.n_units - len(counts)))
+    return sample
 
 
 class Tasks:
-    """Sample i: an example of the mixture's task i, on the timeline."""
+    """Sample i: an example of the mixture's task i."""
 
-    def __init__(self, makers: WorldTasks, mixture: Mixture, window: Window, n_samples: int, n_measured: int):
-        self._makers, self._mixture, self._window, self._n_samples = makers, mixture, window, n_samples
+    def __init__(self, make: Make, mixture: Mixture, n_samples: int, n_measured: int):
+        self._make, self._mixture, self._n_samples = make, mixture, n_samples
         drawn = collections.Counter(mixture[i] for i in range(n_measured))
-        inverse_shares = [n_measured / drawn[name] if drawn[name] else np.nan for name in NAMES]
-        self._inverse_shares = np.array(inverse_shares, np.float32)
+        self._inverse_shares = np.array([n_measured / drawn[x] if drawn[x] else np.nan for x in NAMES], np.float32)
 
     def __len__(self) -> int:
         """Samples in an epoch."""
@@ -132,24 +190,49 @@ class Tasks:
 
     def __getitem__(self, index: int) -> Sample:
         """Make an example."""
-        index = int(index)
-        task = self._mixture[index]
-        record, counts = self._makers.make(task, index)
-        sample = self._window(record, np.random.default_rng(index))
-        weights = {f"loss_{name}": sample[f"loss_{name}"] * x for name, x in counts._asdict().items()}
-        about = {"task": np.int32(NAMES.index(task)), "inverse_shares": self._inverse_shares}
-        return sample | weights | about
+        task = self._mixture[int(index)]
+        about = {"task": np.array(NAMES.index(task), np.int32), "inverse_shares": self._inverse_shares}
+        return self._make(task, int(index)) | about
 
 
 def source(config: Config, training: Training, heldout: bool, data: Path | None) -> Source:
-    """Examples of the mixture."""
+    """Examples of the mixture, of the world or of recordings.
+
+    Raises:
+        TrainingError: the recordings were prepared for another agent, or have nothing for any task.
+        ValueError: a weight of the mixture is below 0, or none is above.
+    """
     weights: PretrainWeights = training.weights
-    _, layout = records_of(config, training, heldout, data)
-    setting = Setting(layout, byte_tokenizer(), Split.HELDOUT if heldout else Split.TRAIN, weights.units)
-    n_measured = min(training.samples // training.batch, training.heldout_batches) * training.batch
-    window = Window(config, layout, weights.units)
-    mixture = Mixture(dataclasses.asdict(weights.mixture))
-    return Tasks(WorldTasks(setting), mixture, window, training.samples, n_measured)
+    mixture, split = dataclasses.asdict(weights.mixture), Split.HELDOUT if heldout else Split.TRAIN
+    Mixture(mixture)  # before recordings are read
+    bytewise = byte_tokenizer()
+    if data is None:
+        _, layout = records_of(config, training, heldout, None)
+        setting = Setting(layout, bytewise, split, weights.units)
+        world = WorldTasks(setting, Window(config, layout, weights.units))
+        return _tasks(world.make, mixture, training.samples, training)
+    dataset = open_dataset(config, data, heldout)
+    known = bytewise if Layout.of(config, bytewise).tokenizer == dataset.layout.tokenizer else None
+    reading = Reading(dataset.layout, known, split, weights.units)
+    recorded = RecordedTasks(dataset, reading, Window(config, dataset.layout, weights.units), training.seed)
+    there = with_material(mixture, recorded, dataset.directory)
+    return _tasks(recorded.make, there, PER_RECORD * len(dataset), training)
+
+
+def with_material(mixture: Mapping[str, float], recorded: RecordedTasks, directory: Path) -> dict[str, float]:
+    """A mixture without the tasks for which there is nothing, which are named on stderr."""
+    there = {task: weight for task, weight in mixture.items() if weight and recorded.has(task)}
+    missing = [task for task, weight in mixture.items() if weight and task not in there]
+    if not there:
+        raise TrainingError(f"--data: {directory} has nothing for any task of the mixture: {', '.join(missing)}")
+    if missing:
+        print(f"pretrain: {directory} has nothing for {', '.join(missing)}: left out of the mixture", file=sys.stderr)
+    return there
+
+
+def _tasks(make: Make, mixture: Mapping[str, float], n_samples: int, training: Training) -> Tasks:
+    n_measured = min(n_samples // training.batch, training.heldout_batches) * training.batch
+    return Tasks(make, Mixture(mixture), n_samples, n_measured)
 
 
 stage = dataclasses.replace(interact.stage, name="pretrain", source=source, measure=measure, preview=preview, draw=draw)
