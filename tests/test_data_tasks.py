@@ -89,6 +89,14 @@ def test_an_example_is_a_record_of_the_layout_within_its_limits(task):
     assert len(shapes) == 1
 
 
+@pytest.mark.parametrize("task", ["audio_captioning", "video_captioning", "asr", "tts", "dialogue"])
+def test_text_is_whole_where_there_is_hardly_room(task):
+    setting = dataclasses.replace(SETTINGS[Split.TRAIN], n_units=18)
+    for seed in range(20):
+        record = make_example(task, seed, setting).record
+        assert "".join(agent_text(record)) == said(record, Who.AGENT)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_not_there_is_empty_and_weighs_nothing(task):
     record, counts = example(task)
