@@ -3,8 +3,9 @@
     python benchmarks/convert.py [--model 1.7b] [--turns 3] [--workdir DIR]
 
 Makes a checkpoint of the size of a Qwen3 with random bytes (1.7b: 3.4 GB in bfloat16, two shards), then in turns
-copies it with `cp -r` and converts it with the command line; the table shows the medians of both, and the most memory
-that the conversion held. Both end with `sync`: what counts is bytes on disk. Needs three times the model on disk.
+copies it with `cp -r` and converts it with the command line: when the model must be read from disk, and when it lies in
+the page cache. The table shows medians, and the most memory that the conversion held. Both end with `sync`: what counts
+is bytes on disk. Needs three times the model on disk.
 """
 
 import argparse
@@ -45,20 +46,21 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(1) as maker:  # a child starts with its parent's peak memory
             n_bytes = maker.apply(make_checkpoint, (source, args.model))
         convert = [sys.executable, "-m", "wanstreamer_jax.convert", "qwen3", "--input", source, "--output", part]
-        copies, conversions, peaks = [], [], []
-        for _ in range(args.turns):
-            copies.append(timed(["cp", "-r", source, copy])[0])
-            seconds, peak = timed(convert)
-            conversions.append(seconds)
-            peaks.append(peak)
-            shutil.rmtree(copy)
-            shutil.rmtree(part)
-    print(f"{machine()}; Qwen3-{args.model}, {n_bytes / 1e9:.2f} GB in {N_SHARDS} shards; medians of {args.turns}\n")
-    copied, converted = statistics.median(copies), statistics.median(conversions)
-    print("| | seconds | GB/s | peak GB |\n|---|---|---|---|")
-    print(f"| plain copy | {copied:.1f} | {n_bytes / copied / 1e9:.2f} | |")
-    print(f"| conversion | {converted:.1f} | {n_bytes / converted / 1e9:.2f} | {max(peaks) / 1e9:.2f} |")
-    print(f"| ratio | {converted / copied:.2f} | | |")
+        runs = {name: [["cp", "-r", source, copy], convert] for name in ("on disk", "in memory")}
+        print(
+            f"{machine()}; Qwen3-{args.model}, {n_bytes / 1e9:.2f} GB in {N_SHARDS} shards; medians of {args.turns}\n"
+        )
+        print("| the model is | plain copy s | conversion s | ratio | GB/s | peak GB |\n|---|---|---|---|---|---|")
+        for name, commands in runs.items():
+            turns = []
+            for _ in range(args.turns):
+                turns.append([timed(command, source, cold=name == "on disk") for command in commands])
+                shutil.rmtree(copy)
+                shutil.rmtree(part)
+            copied, converted = (statistics.median(turn[i][0] for turn in turns) for i in range(2))
+            peak = max(turn[1][1] for turn in turns)
+            cells = f"{copied:.1f} | {converted:.1f} | {converted / copied:.2f} | {n_bytes / converted / 1e9:.2f}"
+            print(f"| {name} | {cells} | {peak / 1e9:.2f} |")
 
 
 def make_checkpoint(directory: Path, model: str) -> int:
@@ -85,8 +87,12 @@ def random_arrays(shaped: dict[str, Shaped]) -> Iterator[np.ndarray]:
         yield np.frombuffer(rng.bytes(x.n_bytes), x.dtype).reshape(x.shape)
 
 
-def timed(command: list) -> tuple[float, int]:
-    """Seconds until a command's files are on disk, and the most memory it held, in bytes."""
+def timed(command: list, source: Path, *, cold: bool) -> tuple[float, int]:
+    """Seconds until a command's files are on disk, and the most memory it held, in bytes; `cold`: read from disk."""
+    subprocess.run(["sync"], check=True)
+    for path in source.iterdir() if cold else ():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -32,6 +32,7 @@ from peer_language import qwen3
 from peer_match import Match
 from peer_media import mimi, siglip2, wan
 
+TURN = 4  # runs that count
 FAMILIES = {"wan": wan, "qwen3": qwen3, "mimi": mimi, "siglip2": siglip2}
 
 
@@ -62,7 +63,10 @@ def row(name: str, match: Match, seconds: float) -> str:
 
 
 def take_turns(match: Match, seconds: float) -> tuple[float, float]:
-    """Median milliseconds of ours and of theirs, taking turns until the time is over."""
+    """Median milliseconds of ours and of theirs, taking turns of several runs until the time is over.
+
+    The first run of a turn does not count: the other side's threads spin for a moment after their last.
+    """
     sides = match.ours, match.theirs
     for _ in range(match.n_warm_turns):
         for run in sides:
@@ -71,9 +75,11 @@ def take_turns(match: Match, seconds: float) -> tuple[float, float]:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < 5:
         for run, measured in zip(sides, times, strict=True):
-            start = time.perf_counter()
             run()
-            measured.append(1000 * (time.perf_counter() - start))
+            for _ in range(TURN):
+                start = time.perf_counter()
+                run()
+                measured.append(1000 * (time.perf_counter() - start))
     return statistics.median(times[0]), statistics.median(times[1])
 
 

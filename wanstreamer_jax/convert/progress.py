@@ -1,8 +1,7 @@
-"""Writing many tensors: the next is read while one is written, and a bar shows tensors and bytes."""
+"""Writing many tensors, one at a time, while a bar shows tensors and bytes."""
 
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,7 @@ def write_tensors(path: Path, header: str, tensors: Mapping[str, Shaped], arrays
     if free < n_bytes + len(header.encode()):
         raise CheckpointError(f"{path}: needs {n_bytes / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB free")
     with tqdm(total=n_bytes, unit="B", unit_scale=True, desc=path.name) as bar:
-        write_file(path, header, _counted(_ahead(arrays), len(tensors), bar))
-
-
-def _ahead(arrays: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same, each computed on another thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, arrays, None)
-        while (x := coming.result()) is not None:
-            coming = pool.submit(next, arrays, None)
-            yield x
+        write_file(path, header, _counted(arrays, len(tensors), bar))
 
 
 def _counted(arrays: Iterator[np.ndarray], n_tensors: int, bar: tqdm) -> Iterator[np.ndarray]:
