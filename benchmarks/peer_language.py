@@ -26,7 +26,7 @@ def qwen3() -> Iterator[Match]:
     """The language model."""
     for size, cfg in {"tiny": TINY.transformer, "0.6B": TransformerConfig(dtype="float32")}.items():
         config = dataclasses.replace(TINY, transformer=cfg, history=HistoryConfig(n_tokens=N_CACHED))
-        model = _qwen3_model(cfg)
+        model = qwen3_model(cfg).eval()
         tensors = {name: x.numpy() for name, x in model.state_dict().items()}
         params = {"transformer": on_device(transformer_from_qwen3(tensors, config, seed=0))}
         for n_tokens, work in ((24, "24 tokens"), (1, "1 token")):
@@ -36,7 +36,8 @@ def qwen3() -> Iterator[Match]:
             yield Match(size, f"{work}, {cache}", _qwen3_step(config, params, kv, ids), theirs, aim=1.5)
 
 
-def _qwen3_model(cfg: TransformerConfig) -> transformers.Qwen3ForCausalLM:
+def qwen3_model(cfg: TransformerConfig) -> transformers.Qwen3ForCausalLM:
+    """Transformers' Qwen3 of our sizes, with random weights."""
     torch.manual_seed(0)
     config = transformers.Qwen3Config(
         vocab_size=cfg.vocab,
@@ -50,7 +51,7 @@ def _qwen3_model(cfg: TransformerConfig) -> transformers.Qwen3ForCausalLM:
         rms_norm_eps=cfg.norm_eps,
         tie_word_embeddings=cfg.tied,
     )
-    return transformers.Qwen3ForCausalLM(config).eval()
+    return transformers.Qwen3ForCausalLM(config)
 
 
 def _qwen3_step(config: Config, params: Params, kv: np.ndarray, ids: np.ndarray) -> Run:

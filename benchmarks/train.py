@@ -1,22 +1,38 @@
 """Steps of training: how fast, how much of the machine, how long they wait for samples, how much memory they take.
 
-    python benchmarks/train.py [--stages video_vae,audio_vae] [--steps 10]
+    python benchmarks/train.py [--stages video_vae,audio_vae,interact] [--steps 10] [--peer]
 
-Each stage of the tiny preset trains as `train.py` does, on sessions of the synthetic world, in a directory that is
-removed. The first steps, which compile, do not count. Arithmetic is counted in the program: products and convolutions,
-forward and backward. The peak is that of one product of 1,024 x 1,024 float32 matrices, timed in the same run.
+Each stage of the tiny preset trains as `train.py` does, in a directory that is removed: the VAEs on sessions of the
+synthetic world as they are made, the others on sessions prepared with their latents. The first steps, which compile,
+do not count. Arithmetic is counted in the program: products and convolutions, forward, backward and what is computed
+again. The peak is that of one product of 1,024 x 1,024 float32 matrices, timed in the same run.
+
+--peer trains Transformers' Qwen3 of the same sizes in torch, on sequences of as many tokens as a window of `interact`
+has, in turns with that stage: forward, backward, AdamW. Ours has the VAEs' prepared latents, perception, and the flow's
+conditioning to do besides.
+
 Hardware: whatever it runs on, named in the first line; it must be idle otherwise.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import statistics
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 from machine import machine
 
+from wanstreamer_jax.agent import init_agent
 from wanstreamer_jax.compilations import remember_compilations
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.layout import Layout
+from wanstreamer_jax.data.prepare import Job as Preparation
+from wanstreamer_jax.data.prepare import prepare
+from wanstreamer_jax.data.world import World, write_sessions
 from wanstreamer_jax.presets import load_preset, load_training
 from wanstreamer_jax.training.config import MeshShape
 from wanstreamer_jax.training.flops import peak_flops
@@ -26,37 +42,63 @@ from wanstreamer_jax.training.run_log import Counts
 from wanstreamer_jax.training.stages import find_stage
 
 WARM_UP = 2  # steps
+N_SESSIONS, SECONDS = 4, 20.0  # that are prepared
+PEER_TURNS = 5
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stages", default="video_vae,audio_vae", help="separated by commas")
+    parser.add_argument("--stages", default="video_vae,audio_vae,interact", help="separated by commas")
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--peer", action="store_true", help="compare with Qwen3 in torch")
     args = parser.parse_args()
     remember_compilations()
     print(f"{machine()}; jax {jax.__version__}; peak {peak_flops('float32') / 1e9:.0f} GFLOP/s")
-    print("stage       ms/step   GFLOP  GFLOP/s  of peak media s/s  waiting  state MB")
+    print("| stage | ms/step | GFLOP | GFLOP/s | of peak | s of media/s | waiting | state MB |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in args.stages.split(","):
         print(row(name, args.steps), flush=True)
+    if args.peer:
+        compare()
 
 
 def row(name: str, n_steps: int) -> str:
     """One stage's line."""
-    stage, config = find_stage(name), load_preset("tiny")
-    training = dataclasses.replace(load_training("tiny")[name], mesh=MeshShape(data=1))
-    with tempfile.TemporaryDirectory() as workdir:
-        job = Job(stage, training, open_origin(None, config, 0), Path(workdir))
-        with Run(job) as run:
-            used = timed(run, n_steps)
-            megabytes = sum(x.nbytes for x in jax.tree.leaves(run.state)) / 1e6
-    gigaflops = used.flops / used.step / 1e9
-    rate, media = used.step / used.seconds, stage.units_per_sample(config, training) * training.batch
+    stage, training = find_stage(name), load_training("tiny")[name]
+    with running(name) as run:
+        used = timed(run, n_steps)
+        megabytes = sum(x.nbytes for x in jax.tree.leaves(run.state)) / 1e6
+    gigaflops, rate = used.flops / used.step / 1e9, used.step / used.seconds
+    media = stage.units_per_sample(load_preset("tiny"), training) * training.batch * rate
+    share = gigaflops * rate * 1e9 / peak_flops("float32")
     return (
-        f"{name:10} {1000 / rate:8.0f} {gigaflops:7.0f} {gigaflops * rate:8.0f} "
-        f"{gigaflops * rate * 1e9 / peak_flops('float32'):8.0%} {media * rate:9.2f} "
-        f"{used.waited_s / used.seconds:8.1%} {megabytes:9.1f}"
+        f"| {name} | {1000 / rate:.0f} | {gigaflops:.0f} | {gigaflops * rate:.0f} | {share:.0%} | {media:.2f} "
+        f"| {used.waited_s / used.seconds:.1%} | {megabytes:.1f} |"
     )
+
+
+@contextlib.contextmanager
+def running(name: str) -> Iterator[Run]:
+    """A stage's run on one device."""
+    config = load_preset("tiny")
+    training = dataclasses.replace(load_training("tiny")[name], mesh=MeshShape(data=1))
+    with tempfile.TemporaryDirectory() as folder:
+        data = None if name.endswith("_vae") else prepared(config, Path(folder))
+        job = Job(find_stage(name), training, open_origin(None, config, 0), Path(folder) / "run", data)
+        with Run(job) as run:
+            yield run
+
+
+def prepared(config: Config, folder: Path) -> Path:
+    """Sessions of the world with their latents."""
+    agent = init_agent(config, seed=0)
+    world = World(seconds=SECONDS, user_picture=config.vision.picture, agent_picture=config.picture)
+    for _ in write_sessions(folder / "sessions", range(N_SESSIONS), world):
+        pass
+    layout = Layout.of(config, agent.tokenizer)
+    prepare(Preparation(folder / "sessions", folder / "data" / "train", layout, agent.tokenizer, agent))
+    return folder / "data"
 
 
 def timed(run: Run, n_steps: int) -> Counts:
@@ -69,6 +111,46 @@ def timed(run: Run, n_steps: int) -> Counts:
         run.take_step()
     jax.block_until_ready(run.state)
     return Counts(*(b - a for a, b in zip(start, run.counts(), strict=True)))
+
+
+# ---- The peer
+
+
+def compare() -> None:
+    """Tokens a second of `interact` and of Qwen3 in torch, in turns."""
+    from peer_training import qwen3_step  # torch, for those who ask
+
+    config, training = load_preset("tiny"), load_training("tiny")["interact"]
+    n_tokens = tokens_of_window(config, training.weights.units)
+    step = qwen3_step(config.transformer, training.batch, n_tokens)
+    with running("interact") as run:
+        ours, theirs = take_turns(lambda: jax.block_until_ready(timed_step(run)), step)
+    rates = [training.batch * n_tokens / seconds for seconds in (ours, theirs)]
+    print(f"\n{n_tokens} tokens a window, {training.batch} windows a step")
+    print("| Transformer | s a step | tokens/s |\n|---|---|---|")
+    print(f"| ours, `interact` | {ours:.2f} | {rates[0]:.0f} |\n| Qwen3, torch | {theirs:.2f} | {rates[1]:.0f} |")
+    print(f"ratio {rates[0] / rates[1]:.2f}")
+
+
+def tokens_of_window(config: Config, n_units: int) -> int:
+    """The world, and of each unit its commit and its noisy latents."""
+    return config.n_world + n_units * (config.layout.n_slice + config.layout.n_agent_media)
+
+
+def timed_step(run: Run) -> object:
+    run.take_step()
+    return run.state
+
+
+def take_turns(*sides: Callable[[], object]) -> list[float]:
+    """Median seconds of each; the first turn, which compiles, does not count."""
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(1 + PEER_TURNS):
+        for side, measured in zip(sides, times, strict=True):
+            start = time.perf_counter()
+            side()
+            measured.append(time.perf_counter() - start)
+    return [statistics.median(measured[1:]) for measured in times]
 
 
 if __name__ == "__main__":

@@ -56,18 +56,18 @@ config = Config(
 
 training = {
     "video_vae": Training(
-        weights=VideoVAEWeights(),
-        steps=2000,
-        batch=2,
-        optimizer=OptimizerConfig(learning_rate=2e-3),
-        gates=(Gate("psnr_db", at_least=28.0),),
+        weights=VideoVAEWeights(kl=3e-4),
+        steps=1600,
+        batch=1,  # on so few cores many small steps learn far more than few large ones
+        optimizer=OptimizerConfig(learning_rate=1.5e-3),
+        gates=(Gate("psnr_db", at_least=31.0), Gate("last_unit_psnr_db", at_least=31.0)),
     ),
     "audio_vae": Training(
-        weights=AudioVAEWeights(),
-        steps=1500,
+        weights=AudioVAEWeights(clips=4, user=False, waveform=4.0),  # in step with the waveform harmonics come first
+        steps=5000,
         batch=1,
-        optimizer=OptimizerConfig(learning_rate=1.5e-3),
-        gates=(Gate("log_spectral_distance_db", at_most=2.0),),
+        optimizer=OptimizerConfig(learning_rate=2e-3, b2=0.99),
+        gates=(Gate("snr_db", at_least=8.0), Gate("log_spectral_distance_db", at_most=3.2)),
     ),
     "pretrain": Training(
         weights=PretrainWeights(units=32),

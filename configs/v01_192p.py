@@ -3,12 +3,13 @@
 Hardware: one 80 GB device for everything (`--placement unified`), or one for the thinker and one for the performer
           (`split`). The weights take 1.2, 3.4, 8.0 or 16.4 GB in bfloat16, the history 10.7 GiB (14 GiB from 4b on).
 Command:  python serve.py --input user.mp4 --output reply.mp4 --agent DIR, with an agent of this preset.
+          python train.py configs/v01_192p.py --stage interact --data DIR --agent DIR --workdir DIR  (docs/pods.md)
 Expect:   254 latent tokens a unit. On an H200 (bfloat16), with 100,000 tokens of history and 4 solver steps, 1.7b
           needs at least 26 ms a unit for the performer and 17 ms for the thinker; 49 and 30 ms by engineering estimate.
 """
 
 from wanstreamer_jax.config import AudioVAEConfig, Config, HistoryConfig, VisionConfig
-from wanstreamer_jax.presets import QWEN3, WAN_VAE
+from wanstreamer_jax.presets import POD_TRAINING, QWEN3, WAN_VAE
 from wanstreamer_jax.timeline import Picture
 
 
@@ -27,3 +28,4 @@ def make(model: str) -> Config:
 
 
 config = make(model="1.7b")
+training = POD_TRAINING

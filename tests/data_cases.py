@@ -34,11 +34,20 @@ def records(n: int = 7) -> tuple[Record, ...]:
 def write_dataset(directory: Path, shard_bytes: int = 3_000_000, encoders: dict[str, str] | None = None) -> Dataset:
     """A dataset of `records()`."""
     directory.mkdir()
-    with DatasetWriter(directory, LAYOUT, encoders, shard_bytes) as writer:
+    with DatasetWriter(directory, LAYOUT, TOKENIZER, encoders, shard_bytes) as writer:
         for record in records():
             writer.add(record)
         writer.finish({})
     return Dataset(directory)
+
+
+def damage(dataset: Dataset, shard: int, where: float = 0.25) -> Dataset:
+    """The dataset with a flipped bit in a shard."""
+    path = dataset.directory / dataset.manifest["shards"][shard]["file"]
+    data = bytearray(path.read_bytes())
+    data[round(where * len(data))] ^= 4
+    path.write_bytes(data)
+    return Dataset(dataset.directory)
 
 
 @functools.cache

@@ -1,19 +1,21 @@
 """Laws of prepared records and of batches: bytes and back, once an epoch, resumed to the bit, damage left out."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.data_cases import CONFIG, LAYOUT, TOKENIZER, WORLD, records, write_dataset
+from tests.data_cases import CONFIG, LAYOUT, TOKENIZER, WORLD, damage, records, write_dataset
 from wanstreamer_jax.data.clips import audio_clip, session_window, video_clip
 from wanstreamer_jax.data.dataset import DamagedRecordError, Dataset
-from wanstreamer_jax.data.errors import DataError
+from wanstreamer_jax.data.errors import DataError, InputError
 from wanstreamer_jax.data.layout import Layout
-from wanstreamer_jax.data.loader import Samples, batches
+from wanstreamer_jax.data.loader import batches, first_batches
 from wanstreamer_jax.data.record import PIECE_UNITS, AgentLatents, Record, decode, encode, to_float32, to_int16
+from wanstreamer_jax.data.samples import LeftOut, Samples, read_note, write_note
 from wanstreamer_jax.data.world_source import WorldSource
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT
 
@@ -38,8 +40,10 @@ def who(record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"seed": np.array(record.labels["seed"]), "drawn": np.array(rng.random()), "seen": seen}
 
 
-def taken(source, n: int, **settings) -> list[tuple[int, float]]:
-    stream = batches(source, who, 1, **{"seed": 5} | settings)
+def taken(source, n: int, process=(0, 1), per_record: int = 1, **settings) -> list[tuple[int, float]]:
+    """What the first batches have, of a sample for each process."""
+    samples = Samples(source, who, 1, per_record)
+    stream = batches(samples, process[1], **{"seed": 5, "process": process} | settings)
     got = [next(stream) for _ in range(n)]
     stream.close()
     return [(int(x["seed"][0]), float(x["drawn"][0])) for x in got]
@@ -108,19 +112,20 @@ def test_the_world_is_a_source_without_files() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_each_record_once_an_epoch_whoever_reads(dataset: Dataset, processes: int) -> None:
-    epochs, per_process = 6, 6 * N // processes
-    parts = [taken(dataset, per_process, process=(p, processes)) for p in range(processes)]
-    stream = [parts[i % processes][i // processes] for i in range(epochs * N)]
-    orders = [tuple(seed for seed, _ in stream[i * N : (i + 1) * N]) for i in range(epochs)]
-    assert all(sorted(order) == list(range(N)) for order in orders)
+    epochs, per_record = 6, 2
+    n = N * per_record
+    parts = [taken(dataset, epochs * n // processes, (p, processes), per_record) for p in range(processes)]
+    stream = [parts[i % processes][i // processes] for i in range(epochs * n)]
+    orders = [tuple(stream[i * n : (i + 1) * n]) for i in range(epochs)]
+    assert all(sorted(seed for seed, _ in order) == sorted([*range(N)] * per_record) for order in orders)
+    assert all(set(order) == set(orders[0]) and len(set(order)) == n for order in orders)  # a sample is always the same
     assert len(set(orders)) == epochs  # each epoch in an order of its own
-    assert len({drawn for _, drawn in stream}) == len(stream)  # and nothing is drawn twice
-    assert stream == taken(dataset, epochs * N)
+    assert stream == taken(dataset, epochs * n, per_record=per_record)
 
 
 @pytest.mark.parametrize("after", [0, 1, 4, 11])
 def test_batches_go_on_from_a_state_to_the_bit(dataset: Dataset, after: int) -> None:
-    settings = (dataset, session_window(5, LAYOUT, latents=False), 2, 9)
+    settings = (Samples(dataset, session_window(5, LAYOUT, latents=False), 3), 2, 9)
     stream = batches(*settings)
     for _ in range(after):
         next(stream)
@@ -142,18 +147,17 @@ def test_workers_change_nothing(dataset: Dataset) -> None:
     assert taken(dataset, 9, workers=2) == taken(dataset, 9)
 
 
+def test_the_first_batches_are_whole_and_in_order(dataset: Dataset) -> None:
+    samples = Samples(dataset, who, seed=3)
+    for n_batches, expected in ((2, [[0, 1, 2], [3, 4, 5]]), (9, [[0, 1, 2], [3, 4, 5]]), (1, [[0, 1, 2]])):
+        assert [x["seed"].tolist() for x in first_batches(samples, 3, n_batches)] == expected
+    assert [x["seed"].tolist() for x in first_batches(samples, 4, 1, process=(1, 2))] == [[2, 3]]
+
+
 def test_held_out_samples_are_always_the_same(dataset: Dataset) -> None:
     samples = Samples(dataset, video_clip(2), seed=3)
     assert len(samples) == N
     assert np.array_equal(samples[4]["frames"], Samples(dataset, video_clip(2), seed=3)[4]["frames"])
-
-
-def damage(dataset: Dataset, shard: int, where: float = 0.25) -> Dataset:
-    path = dataset.directory / dataset.manifest["shards"][shard]["file"]
-    data = bytearray(path.read_bytes())
-    data[round(where * len(data))] ^= 4
-    path.write_bytes(data)
-    return Dataset(dataset.directory)
 
 
 def test_samples_of_one_record_are_drawn_apart(dataset: Dataset) -> None:
@@ -179,8 +183,60 @@ def test_a_damaged_record_is_named_and_costs_itself_only(
     assert sorted(seeds) == sorted([0, 1, 3, 3, 4, 5, 6] * 2)  # the next one takes its place
     assert Samples(dataset, who, seed=0)[2]["seed"] == 3
     said = capfd.readouterr().err
-    assert said.count("train-00000002") == 2  # in each of the two readers once
-    assert "damaged record 1 of at most" in said
+    assert said.count("\n") == 1 and said.startswith("record left out (1, at most 100): ")
+    assert "data-00002.array_record: record train-00000002" in said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_was_left_out_goes_with_the_state(tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int) -> None:
+    """It is known when the sample comes, not when it is made ahead, and not told again behind it."""
+    dataset = damage(write_dataset(tmp_path / "set", shard_bytes=1), 2)
+    samples = Samples(dataset, who, seed=1)
+    stream, again = (batches(samples, 1, seed=5, workers=workers) for _ in range(2))
+    order = [seed for seed, _ in taken(WorldSource(WORLD, TOKENIZER, LAYOUT, N), N)]
+    known = []
+    for _ in range(N):
+        next(stream)
+        known.append(len(stream.left_out))
+    assert known == [int(2 in order[: i + 1]) for i in range(N)]
+    state = json.loads(json.dumps(stream.get_state()))
+    capfd.readouterr()
+    again.set_state(state)
+    rest = [[next(x)["drawn"].tolist() for _ in range(N)] for x in (stream, again)]
+    assert rest[0] == rest[1]
+    assert again.left_out == stream.left_out
+    assert list(again.left_out) == [2] and "record train-00000002" in again.left_out[2]
+    assert capfd.readouterr().err == ""
+    for x in (stream, again):
+        x.close()
+
+
+@pytest.mark.parametrize("left_out", [None, LeftOut(0, "a: b c"), LeftOut(10**9, "é" * 999)])
+def test_a_note_is_as_many_bytes_and_back(left_out: LeftOut | None) -> None:
+    assert write_note(left_out).shape == write_note(None).shape
+    found = read_note(write_note(left_out))
+    assert found == (left_out and left_out._replace(reason=found.reason))
+    assert left_out is None or (left_out.reason.startswith(found.reason) and len(found.reason) > 5)
+
+
+class Broken:
+    """Samples, one of which cannot be made."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if index == 3:
+            raise KeyError("colour")
+        return {"x": np.zeros(2)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_raises_is_one_sentence(workers: int) -> None:
+    stream = batches(Broken(), 1, seed=0, workers=workers)
+    with pytest.raises(InputError, match=r"no more samples can be made: KeyError: 'colour'"):
+        list(itertools.islice(stream, 8))
+    stream.close()
 
 
 def test_too_much_damage_stops(tmp_path: Path) -> None:
@@ -188,14 +244,14 @@ def test_too_much_damage_stops(tmp_path: Path) -> None:
     for shard in (1, 3):
         dataset = damage(dataset, shard)
     with pytest.raises(
-        RuntimeError, match=r"2 of 7 records are damaged, more than may be left out; the last: .*array_record"
+        InputError, match=r"2 records cannot be read, more than may be left out \(1\); the last: .*array_record"
     ):
-        taken(dataset, 3 * N, most_damaged=1)
-    assert len(taken(dataset, 3 * N, most_damaged=2)) == 3 * N
+        taken(dataset, 3 * N, most_left_out=1)
+    assert len(taken(dataset, 3 * N, most_left_out=2)) == 3 * N
     for shard in range(N):
         dataset = dataset if shard in (1, 3) else damage(dataset, shard)
-    with pytest.raises(RuntimeError, match="7 of 7 records are damaged"):
-        Samples(dataset, who, seed=0)[0]
+    with pytest.raises(DamagedRecordError, match=r"none of 7 records can be read: .*record train-00000003"):
+        Samples(dataset, who, seed=0)[3]
 
 
 @pytest.mark.parametrize(
@@ -223,10 +279,13 @@ def test_records_of_another_layout_are_refused(dataset: Dataset) -> None:
 
 
 def test_nothing_to_read_and_processes_that_are_none(dataset: Dataset) -> None:
-    with pytest.raises(ValueError, match="no records"):
-        batches(WorldSource(WORLD, TOKENIZER, LAYOUT, 0), who, 1, 0)
+    samples = Samples(dataset, who, seed=0)
+    with pytest.raises(ValueError, match="no samples"):
+        batches(Samples(WorldSource(WORLD, TOKENIZER, LAYOUT, 0), who, seed=0), 1, 0)
     with pytest.raises(ValueError, match="process 2 of 2"):
-        batches(dataset, who, 1, 0, process=(2, 2))
+        batches(samples, 2, 0, process=(2, 2))
+    with pytest.raises(ValueError, match="batch 3 does not divide by 2 processes"):
+        batches(samples, 3, 0, process=(0, 2))
 
 
 # ---- What is taken from a record

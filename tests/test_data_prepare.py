@@ -10,6 +10,7 @@ import pytest
 
 from tests.data_cases import CONFIG, LAYOUT, TOKENIZER, WORLD, records, session_folder, write_dataset
 from tests.small import small_params
+from tests.test_tokens import QWEN_LIKE
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.data.dataset import Dataset
 from wanstreamer_jax.data.errors import DataError
@@ -112,6 +113,19 @@ def test_frames_and_samples_are_those_that_the_reader_gives(source: Path) -> Non
         units = list(media)
     assert np.array_equal(record.agent_frames, np.stack([u.frames for u in units]))
     assert np.abs(to_float32(record.agent_samples) - np.stack([u.samples for u in units])).max() < 2e-5
+
+
+def test_a_dataset_has_the_tokenizer_of_its_text(source: Path, tmp_path: Path) -> None:
+    prepare(job(tmp_path))
+    dataset, file = Dataset(tmp_path / "out"), tmp_path / "out" / "tokenizer.json"
+    text = "Größe?"
+    assert dataset.tokenizer().encode(text) == TOKENIZER.encode(text)
+    file.write_text(QWEN_LIKE)
+    with pytest.raises(DataError, match=r"tokenizer.json: is not the tokenizer with which the records were made"):
+        dataset.tokenizer()
+    file.unlink()
+    with pytest.raises(DataError, match=r"tokenizer.json: .*No such file.*; prepare it again"):
+        dataset.tokenizer()
 
 
 def test_workers_change_nothing(source: Path, tmp_path: Path) -> None:

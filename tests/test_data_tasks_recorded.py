@@ -8,13 +8,14 @@ import pytest
 
 from tests.test_data_tasks import LAYOUT, TOKENIZER, agent_text, last_typed, text
 from wanstreamer_jax.data.tasks import TASKS
-from wanstreamer_jax.data.tasks.recorded import Reading, example_of
+from wanstreamer_jax.data.tasks.example import Setting
+from wanstreamer_jax.data.tasks.recorded import example_of
 from wanstreamer_jax.data.world import Kind, Split, Who, World
 from wanstreamer_jax.data.world_source import WorldSource
 from wanstreamer_jax.timeline import UNIT_MS
 
 U = 30
-READING = Reading(dataclasses.replace(LAYOUT, max_persona=80), TOKENIZER, Split.TRAIN, U)
+SETTING = Setting(dataclasses.replace(LAYOUT, max_persona=80), TOKENIZER, Split.TRAIN, U)
 CAPTIONS = [
     {"of": "image", "start_ms": 1600, "end_ms": 1900, "text": "A card."},
     {"of": "video", "start_ms": 800, "end_ms": 2400, "text": "Somebody moves."},
@@ -27,12 +28,12 @@ SPOKEN = ("asr", "tts", "joint_generation")
 @functools.cache
 def records():
     mixture = {Kind.GREETING: 1.0, Kind.REPEAT: 1.0, Kind.COLOUR: 1.0}
-    source = WorldSource(World(seconds=9.0, mixture=mixture), TOKENIZER, READING.layout, 4)
+    source = WorldSource(World(seconds=9.0, mixture=mixture), TOKENIZER, SETTING.layout, 4)
     return [source[i]._replace(labels={"captions": CAPTIONS}) for i in range(4)]
 
 
-def examples(task, reading=READING):
-    made = [example_of(task, record, np.random.default_rng(seed), reading) for record in records() for seed in range(4)]
+def examples(task, setting=SETTING):
+    made = [example_of(task, record, np.random.default_rng(seed), setting) for record in records() for seed in range(4)]
     return [x for x in made if x is not None]
 
 
@@ -59,7 +60,7 @@ def test_a_stretch_of_a_session_obeys_the_timeline(task):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_transcript_is_of_words_that_are_heard_whole(seed):
     for whole in records():
-        record, _ = example_of("asr", whole, np.random.default_rng(seed), READING)
+        record, _ = example_of("asr", whole, np.random.default_rng(seed), SETTING)
         start = units_of(record.user_samples, whole.user_samples)
         first_ms, last_ms = start * UNIT_MS, (start + record.n_units) * UNIT_MS
         users = [w for w in whole.words if w["who"] == Who.USER]
@@ -98,7 +99,7 @@ def test_captions_are_those_that_the_recording_has():
             assert (first + 1) * UNIT_MS >= known_ms
             assert record.streams.user_video == (kind != "audio")
     bare = records()[0]._replace(labels={})
-    assert example_of("image_captioning", bare, np.random.default_rng(0), READING) is None
+    assert example_of("image_captioning", bare, np.random.default_rng(0), SETTING) is None
 
 
 def test_without_what_a_task_needs_there_is_no_example():
@@ -106,13 +107,6 @@ def test_without_what_a_task_needs_there_is_no_example():
     lacking = {"asr": "heard", "tts": "agent_text", "joint_generation": "agent_video"}
     for task, stream in lacking.items():
         without = record._replace(streams=record.streams._replace(**{stream: False}))
-        assert example_of(task, without, np.random.default_rng(0), READING) is None
+        assert example_of(task, without, np.random.default_rng(0), SETTING) is None
     for task in ("dialogue", "image_generation", "audio_generation", "video_generation"):
         assert not examples(task)
-
-
-def test_without_their_tokenizer_nothing_is_told():
-    reading = dataclasses.replace(READING, tokenizer=None)
-    assert all(len(record.persona) == 0 for record, _ in examples("asr", reading))
-    assert all(len(record.persona) > 0 for record, _ in examples("asr"))
-    assert not examples("image_captioning", reading)

@@ -54,6 +54,13 @@ def about(**changes: object) -> Callable[[Path], object]:
     return change
 
 
+CAPTION = {"of": "image", "start_ms": 0, "end_ms": 900, "text": "A card."}
+
+
+def captions(*given: object) -> Callable[[Path], object]:
+    return about(labels={"captions": given})
+
+
 def damaged(name: str) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         data = bytearray((folder / name).read_bytes())
@@ -77,6 +84,24 @@ DEFECTS: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda f: film(f / "agent.mp4", 3.2), "agent.mp4", "at 2.4.. s: lasts 3.2.. s, but user.mp4 2.4.. s"),
     (lambda f: film(f / "agent.mp4", SECONDS, 1.6), "agent.mp4", "at 1.600 s: its picture ends at 2.4.. s, its sound"),
     (damaged("user.mp4"), "user.mp4", r"at \d\.\d+ s: \d+ damaged pieces cannot be decoded"),
+    (about(labels={"captions": {}}), "session.json", "labels.captions: expected list"),
+    (captions("A card."), "session.json", r"labels.captions\[0\]: is no JSON object"),
+    (
+        captions({"of": "image", "start_ms": 0, "text": "A card."}),
+        "session.json",
+        r"missing field labels.captions\[0\].end_ms",
+    ),
+    (captions(CAPTION | {"end_ms": 1.5}), "session.json", r"labels.captions\[0\].end_ms: expected int, not 1.5"),
+    (
+        captions(CAPTION, CAPTION | {"of": "film"}),
+        "session.json",
+        r"labels.captions\[1\].of: 'film' is none of image, audio",
+    ),
+    (
+        captions(CAPTION | {"start_ms": 900}),
+        "session.json",
+        r"captions\[0\]: needs a text, and an end after its",
+    ),
     (words("{"), "words.jsonl", "line 1: is no JSON"),
     (words(word(0, 9), "[]\n"), "words.jsonl", "line 2: is no JSON object"),
     (words(word(0, 9), "\n"), "words.jsonl", "line 2: is no JSON"),

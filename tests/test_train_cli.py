@@ -12,11 +12,12 @@ import pytest
 import train as program
 from tests import train_toy as toy
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.presets import load_preset, load_training
+from wanstreamer_jax.presets import load_preset, load_training, preset_names
 from wanstreamer_jax.training import hosts
-from wanstreamer_jax.training.config import Training
+from wanstreamer_jax.training.config import MeshShape, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.overrides import describe, override, parse_overrides
+from wanstreamer_jax.training.sharding import check_batch, make_mesh
 from wanstreamer_jax.training.stages import find_stage
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +74,7 @@ def test_every_field_is_described():
     [
         (("tiny", "--stage", "vidio_vae"), "no stage 'vidio_vae': did you mean 'video_vae'?"),
         (("tinyy", "--stage", "video_vae"), "no preset 'tinyy': did you mean 'tiny'?"),
-        (("v01_192p", "--stage", "video_vae"), "v01_192p.py: cannot be trained"),
+        (("served.py", "--stage", "video_vae"), "served.py: cannot be trained"),
         (("tiny", "--stage", "video_vae", "--agent", "nowhere"), "nowhere: no such directory"),
         (("tiny", "--stage", "video_vae", "--mesh.fsdp", "2"), "9 devices do not divide by fsdp 2"),
         (("tiny", "--stage", "video_vae", "--batch", "7"), "batch 7 does not divide by accumulation 1 x 9 devices"),
@@ -84,6 +85,8 @@ def test_every_field_is_described():
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("served.py").write_text("from wanstreamer_jax.presets import load_preset\n\nconfig = load_preset('tiny')\n")
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--workdir", str(tmp_path / "run")])
     assert program.main() == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
@@ -97,10 +100,22 @@ def test_an_export_in_the_way_is_refused_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_every_stage_is_there():
-    for name, training in load_training("tiny").items():
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_stage_of_every_preset_is_there(preset):
+    recipe = load_training(preset)
+    assert list(recipe) == ["video_vae", "audio_vae", "pretrain", "interact", "distill"]
+    for name, training in recipe.items():
         assert isinstance(training, Training)
         assert find_stage(name).name == name
+        assert training.gates
+
+
+@pytest.mark.parametrize("preset", [name for name in preset_names() if name != "tiny"])
+def test_large_presets_fill_a_node(preset):
+    """What docs/pods.md writes: 8 GPUs of a host share a copy."""
+    for name, training in load_training(preset).items():
+        mesh = make_mesh(MeshShape(data=1, fsdp=8))
+        check_batch(training, mesh, find_stage(name).batch_axes)
 
 
 @pytest.mark.parametrize(

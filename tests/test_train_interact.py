@@ -73,8 +73,9 @@ def test_the_loss_is_what_the_streaming_steps_lose_unit_by_unit():
     noise = interact.draw_noise(jax.random.key(5), session.clean)
     tau = interact.draw_times(jax.random.key(6), CONFIG.flow, (2, U), coupled=0.5)
     model = wan_streamer(CONFIG, params)
-    packed = pack_world(model, world, encode_world(CONFIG, params, world))
-    windows = Windows(model, (packed, world_tokens(CONFIG, packed)), session)
+    latents = encode_world(CONFIG, params, world)
+    packed = pack_world(model, world, latents)
+    windows = Windows(model, (packed, world_tokens(CONFIG, packed)), session, latents.video)
     batch = {f"loss_{name}": jnp.ones((2, U)) for name in ("text", "audio", "video")} | {"unit_mask": jnp.ones((2, U))}
 
     def whole(windows, noise, tau):

@@ -11,10 +11,17 @@ import pytest
 
 from tests import small, small_preset
 from tests.data_cases import CONFIG as RECORDED
-from tests.data_cases import write_dataset
+from tests.data_cases import WORLD, damage, write_dataset
+from tests.test_tokens import QWEN_LIKE
 from wanstreamer_jax.config import TextConfig, WorldConfig
+from wanstreamer_jax.data.dataset import DatasetWriter
+from wanstreamer_jax.data.layout import Layout
+from wanstreamer_jax.data.samples import NOTE, read_note
+from wanstreamer_jax.data.tasks import TASKS
 from wanstreamer_jax.data.world import Split
+from wanstreamer_jax.data.world_source import WorldSource
 from wanstreamer_jax.timeline import Picture
+from wanstreamer_jax.tokens import Tokenizer
 from wanstreamer_jax.training.config import MeshShape, MixtureWeights, OptimizerConfig, PretrainWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.overrides import override
@@ -107,6 +114,8 @@ def test_the_mixture_is_set_on_the_command_line():
     assert training.weights.mixture.asr == 2.5
     with pytest.raises(TrainingError, match="did you mean 'asr'"):
         override(training, {"weights.mixture.asrr": "1"})
+    with pytest.raises(TrainingError, match="has no field 'seconds'"):  # examples are as long as they are
+        override(training, {"weights.seconds": "9"})
     assert json.loads(json.dumps(dataclasses.asdict(training)))["weights"]["mixture"]["tts"] == 2.0
 
 
@@ -142,6 +151,45 @@ def test_recordings_give_the_tasks_that_they_have_material_for(recordings, capsy
     assert (batch["loss_text"] <= batch["unit_mask"]).all()
     again = pretrain.source(RECORDED, training, False, recordings)
     assert all(np.array_equal(x, again[5][name], equal_nan=True) for name, x in source[5].items())
+
+
+def test_recordings_are_told_and_captioned_in_their_own_tokens(tmp_path):
+    """With a tokenizer that joins bytes, which comes with the dataset."""
+    tokenizer = Tokenizer(QWEN_LIKE)
+    config = dataclasses.replace(
+        RECORDED,
+        text=dataclasses.replace(RECORDED.text, unit_end=tokenizer.n_entries),
+        transformer=dataclasses.replace(RECORDED.transformer, vocab=tokenizer.n_entries + 1),
+    )
+    layout = Layout.of(config, tokenizer)
+    caption = {"of": "image", "start_ms": 0, "end_ms": 400, "text": "A unit lasts."}
+    (tmp_path / "train").mkdir()
+    with DatasetWriter(tmp_path / "train", layout, tokenizer, None, 2**30) as writer:
+        source = WorldSource(WORLD, tokenizer, layout, 2)
+        for i in range(2):
+            writer.add(source[i]._replace(labels={"captions": [caption]}))
+        writer.finish({})
+    taken = pretrain.source(config, training_of(asr=1.0, image_captioning=1.0), False, tmp_path)
+    told = set()
+    for sample in (taken[i] for i in range(8)):
+        name = pretrain.NAMES[sample["task"]]
+        persona = tokenizer.decode(sample["persona"][: sample["n_persona"]].tolist())
+        assert persona in TASKS[name].instructions.train
+        told.add(name)
+        units = zip(sample["agent_text"], sample["n_agent_text"], strict=True)
+        written = [i for row, n in units for i in row[: n - 1].tolist()]
+        if name == "image_captioning":
+            assert tokenizer.decode(written) == caption["text"]
+            assert len(written) < len(caption["text"])
+    assert told == {"asr", "image_captioning"}
+
+
+def test_a_recording_that_cannot_be_read_is_noted(tmp_path):
+    dataset = damage(write_dataset(tmp_path / "train", shard_bytes=1), 3)
+    source, n = pretrain.source(RECORDED, training_of(asr=1.0), False, tmp_path), len(dataset)
+    noted = {number: read_note(source[number][NOTE]) for number in range(n)}
+    assert noted[3].record == 3 and "record train-00000003" in noted[3].reason
+    assert set(noted.values()) == {None, noted[3]}
 
 
 def test_recordings_without_any_material_are_one_clear_error(recordings):

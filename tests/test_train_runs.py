@@ -1,5 +1,6 @@
 """Laws of a run: whatever ends it, it goes on as if nothing had been; what was saved is whole."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -8,15 +9,17 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tests import train_toy as toy
 from wanstreamer_jax.agent import load_agent
@@ -137,6 +140,32 @@ def wait_for(happens: Callable[[], bool], program: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+def test_a_process_that_prepares_samples_may_die(whole, tmp_path):
+    """The run stops with a sentence, and goes on from its last checkpoint to the bit."""
+    workdir, steps = tmp_path / "run", "100000"
+    program = start(workdir, "--steps", steps, "--workers", "1")
+    wait_for(lambda: len(lines(workdir)) > 3, program)
+    (worker,) = spawned_by(program.pid)
+    os.kill(worker, signal.SIGKILL)
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 1  # the error of `train` as it is
+    assert re.search(r"InputError: no more samples can be made: .*exit code -9", errors.decode())
+    before = lines(workdir)
+    with Run(toy.job(workdir, steps=int(steps), workers=1)) as run:
+        assert run.step >= len(before) - 3  # a save is behind, and a line
+        run.go_on(lambda: run.step >= len(before))
+    assert lines(workdir)[: len(before)] == before
+
+
+def spawned_by(pid: int) -> list[int]:
+    """Processes that a program has started to work for it."""
+    children: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            children += (thread / "children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_the_program_well(number, tmp_path):
     program = start(tmp_path / "run", "--steps", "100000", "--save_every_s", "1000")
@@ -252,6 +281,68 @@ def test_gates_are_judged(tmp_path, capfd):
     assert "NOT reached: error" in capfd.readouterr().err
     with pytest.raises(TrainingError, match="nothing measures 'speed'; there are error"):
         train(toy.job(tmp_path / "other", steps=1, gates=(Gate("speed", at_least=1.0),)))
+
+
+def strict(text: str):
+    """A value of JSON, which has no NaN."""
+
+    def refuse(name: str):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_what_is_not_measured_is_null_and_reaches_no_gate(tmp_path, capfd):
+    def measure(*arguments):
+        return toy.measure(*arguments) | {"absent": np.float32("nan")}
+
+    gates = (Gate("absent", at_most=1.0), Gate("absent"), Gate("error", at_most=1e9))
+    job, workdir = toy.job(tmp_path / "run", gates=gates, weights=toy.ToyWeights(poison=5)), tmp_path / "run"
+    assert train(dataclasses.replace(job, stage=dataclasses.replace(toy.stage, measure=measure)))
+    summary = strict((workdir / "summary.json").read_text())
+    assert summary["measures"]["absent"] is None
+    assert [verdict["passed"] for verdict in summary["gates"]] == [False, False, True]
+    said = capfd.readouterr().err
+    assert "NOT reached: absent has no finite value on the held-out data, should be at most 1.0" in said
+    measured = [strict(line) for line in (workdir / "measures.jsonl").read_text().splitlines()]
+    assert [(m["step"], m["absent"], m["error"] > 0) for m in measured] == [(6, None, True), (12, None, True)]
+    losses = [strict(line)["student/loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert losses.count(None) == 4  # once an epoch
+    strict((workdir / "agent" / "manifest.json").read_text())
+
+
+def test_tensorboard_has_the_numbers_of_the_lines(tmp_path):
+    workdir = tmp_path / "run"
+    job = dataclasses.replace(toy.job(workdir, weights=toy.ToyWeights(poison=5)), tensorboard=True)
+    with Run(job) as run:
+        run.go_on(lambda: run.step >= 4)
+        run.take_step()  # is not saved
+    train(job)
+    assert len(scalars_of(workdir)) > 12 * 4
+    assert {(v.tag, e.step): v.simple_value for e in events(workdir) for v in e.summary.value} == scalars_of(workdir)
+    begun = [e.step for e in events(workdir) if e.session_log.status == SessionLog.START]
+    assert begun == [1, 5]  # the fifth step is taken again: what was shown of it is not shown
+
+
+def scalars_of(workdir: Path) -> dict[tuple[str, int], float]:
+    """What `metrics.jsonl` and `measures.jsonl` hold, by name and step."""
+    found = {}
+    for file, prefix in (("metrics.jsonl", ""), ("measures.jsonl", "heldout/")):
+        for line in (workdir / file).read_text().splitlines():
+            numbers = json.loads(line)
+            step = numbers.pop("step")
+            found |= {(prefix + name, step): value for name, value in numbers.items() if value is not None}
+    return found
+
+
+def events(workdir: Path) -> Iterator[Event]:
+    """The records of event files: a length, its checksum, so many bytes, theirs."""
+    for file in sorted((workdir / "tensorboard").iterdir(), key=lambda file: file.stat().st_mtime_ns):
+        content, at = file.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack_from("<Q", content, at)
+            yield Event.FromString(content[at + 12 : at + 12 + length])
+            at += 12 + length + 4
 
 
 def test_a_source_smaller_than_a_batch_is_one_sentence(tmp_path):

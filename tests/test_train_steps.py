@@ -63,13 +63,14 @@ def test_loss_and_gradients_are_equal_on_any_mesh(mesh):
     close(gradient_of(program(mesh, accumulation=2, batch=16)), gradient_of(program(accumulation=2, batch=16)))
 
 
-def test_memory_per_device_falls_as_fsdp_grows():
-    """Of parameters and optimiser state of the tiny preset's video VAE, from their shardings."""
-    config, training = load_preset("tiny"), load_training("tiny")["video_vae"]
+@pytest.mark.parametrize("name", ["video_vae", "audio_vae"])
+def test_memory_per_device_falls_as_fsdp_grows(name):
+    """Of parameters and optimiser state of the tiny preset's VAEs, from their shardings."""
+    config, training = load_preset("tiny"), load_training("tiny")[name]
 
     def megabytes(fsdp: int) -> float:
-        p = Program(find_stage("video_vae"), config, training, make_mesh(MeshShape(1, fsdp)))
-        parts = jax.eval_shape(lambda: {"video_vae": init_params(config, 0)["video_vae"]})
+        p = Program(find_stage(name), config, training, make_mesh(MeshShape(1, fsdp)))
+        parts = jax.eval_shape(lambda: {name: init_params(config, 0)[name]})
         shapes = jax.eval_shape(p.init, parts)
         sizes = jax.tree.map(lambda x, s: np.prod(s.shard_shape(x.shape)) * 4, shapes, p.shardings(shapes))
         return sum(jax.tree.leaves(sizes)) / 1e6

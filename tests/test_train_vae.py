@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from tests.small import small_config, small_params
-from wanstreamer_jax.data.world import Split
+from wanstreamer_jax.data.world import Split, World, make_session
 from wanstreamer_jax.model import part
 from wanstreamer_jax.presets import load_training
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT
@@ -19,13 +19,13 @@ from wanstreamer_jax.training.input import heldout_batches
 from wanstreamer_jax.training.sharding import make_mesh
 from wanstreamer_jax.training.stages import audio_vae, find_stage, video_vae
 from wanstreamer_jax.training.stages.adversary import Discriminator, hinge
-from wanstreamer_jax.training.stages.latents import divergence, statistics
+from wanstreamer_jax.training.stages.latents import divergence, mean_square, statistics
 from wanstreamer_jax.training.step import Program
 from wanstreamer_jax.vae.causal import Gaussian
 
 CONFIG = small_config()
 WEIGHTS = {
-    "video_vae": VideoVAEWeights(units=1, clips=2, seconds=2.0),
+    "video_vae": VideoVAEWeights(units=1, heldout_units=2, clips=2, seconds=2.0),
     "audio_vae": AudioVAEWeights(latents=3, clips=4, seconds=2.0),
 }
 
@@ -114,11 +114,30 @@ def test_clips_are_of_whole_units_and_always_the_same(name):
     assert (training.world.split, held.world.split) == (Split.TRAIN, Split.HELDOUT)
     picture = p.config.picture
     shape = {
-        "video_vae": (2, 1 + FRAMES_PER_UNIT, picture.height, picture.width, 3),
+        "video_vae": (2, 1 + 2 * FRAMES_PER_UNIT, picture.height, picture.width, 3),
         "audio_vae": (4, 3 * SAMPLES_PER_AUDIO_LATENT),
     }[name]
     assert first["clips"].shape == shape
     assert len(list(heldout_batches(held, p.training))) == 1
+
+
+@pytest.mark.parametrize(("user", "levels"), [(True, [0.1, 0.2, 0.1, 0.2]), (False, [0.1] * 4)])
+def test_sound_is_of_both_sides_or_of_the_agent_alone(user, levels):
+    world = World(seconds=1.0, user_picture=audio_vae.SMALL, agent_picture=audio_vae.SMALL)
+    session = make_session(0, world)
+    agent, heard = (np.full_like(session.agent_samples, level) for level in (0.1, 0.2))
+    session = dataclasses.replace(session, agent_samples=agent, user_samples=heard)
+    p = program("audio_vae", user=user)
+    clips = p.stage.source(CONFIG, p.training, False, None).cut(np.random.default_rng(0), session)["clips"]
+    np.testing.assert_allclose(clips[:, 0], levels)
+
+
+def test_silence_is_measured():
+    p = program("audio_vae")
+    batch = {"clips": jnp.zeros((1, 2, 3 * SAMPLES_PER_AUDIO_LATENT))}
+    trees = {"audio_vae": small_params(CONFIG)["audio_vae"]}
+    measured = audio_vae.measure(CONFIG, p.training.weights, trees, {}, batch, jax.random.key(0))
+    assert all(np.isfinite(x).all() for x in measured.values())
 
 
 def test_the_pyramid_adds_up_to_the_picture_and_weighs_edges():
@@ -198,7 +217,10 @@ def test_statistics_of_pictures_are_of_raw_latents():
 
 
 def test_a_channel_that_carries_nothing_is_not_blown_up():
-    assert statistics(np.zeros(3), np.zeros(3)).std.min() > 0
+    nothing = Gaussian(jnp.full((2, 5, 3), 1e-3), jnp.zeros((2, 5, 3)))  # all noise: as it was before it was seen
+    square = np.asarray(mean_square(nothing, (0, 1)))
+    np.testing.assert_allclose(statistics(np.full(3, 1e-3), square).std, 1, rtol=1e-5)
+    assert statistics(np.full(3, 5.0), np.full(3, 25.0)).std.min() > 0
 
 
 @pytest.mark.parametrize("name", ["video_vae", "audio_vae"])

@@ -90,7 +90,7 @@ def test_what_cannot_be_completed_is_not_there(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folder, "_write_wav", full)
+    monkeypatch.setattr(folder, "write_wav", full)
     with pytest.raises(OSError, match="No space left"):
         write_session(session, tmp_path / "one")
     assert list(tmp_path.iterdir()) == []

@@ -36,12 +36,15 @@ PHRASE = "One, two, three, four, five."
 CHOICES = (ASK_COLOUR, ASK_SHAPE, ASK_HOW_MANY, ASK_REPEAT, ASK_COUNT, STOPS, BACK_CHANNELS, FAR_TALK)
 
 
-def test_speech_does_not_depend_on_what_was_said_before() -> None:
-    first = speak(PHRASE, AGENT_VOICE)
+@pytest.mark.parametrize(
+    "voice", [AGENT_VOICE, *(Voice(f"en+{x}") for x in VARIANTS.train + VARIANTS.heldout)], ids=lambda voice: voice.name
+)
+def test_speech_does_not_depend_on_what_was_said_before(voice: Voice) -> None:
+    first = speak(PHRASE, voice)
     speak.cache_clear()
-    for i in range(3):
+    for i in range(2):
         speak("Something else, in between." * i + "Hm.", Voice("en+m3", 130 + i))
-    again = speak(PHRASE, AGENT_VOICE)
+    again = speak(PHRASE, voice)
     assert first is not again
     np.testing.assert_array_equal(first.samples, again.samples)
     assert first.phonemes == again.phonemes

@@ -19,7 +19,6 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ import safetensors.numpy
 
 import wanstreamer_jax
 from wanstreamer_jax.config import Config, from_json, to_json
-from wanstreamer_jax.files import check_replaceable, is_pickle, pending_directory
+from wanstreamer_jax.files import check_replaceable, file_sha256s, is_pickle, pending_directory
 from wanstreamer_jax.model import init_params
 from wanstreamer_jax.tokens import Tokenizer, byte_tokenizer
 
@@ -214,14 +213,8 @@ def _check_contents(directory: Path, listed: dict[str, Any]) -> None:
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """Sha256 of each file, several at once."""
-
-    def digest(name: str) -> str:
-        with (directory / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(FILES, pool.map(digest, FILES), strict=True))
+    """Sha256 of each file."""
+    return dict(zip(FILES, file_sha256s(directory / name for name in FILES), strict=True))
 
 
 def _read_params(directory: Path, config: Config) -> dict[str, Any]:

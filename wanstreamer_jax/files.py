@@ -1,8 +1,10 @@
 """Files that people give us and that we leave: pickles told by content, directories whole or not at all."""
 
 import contextlib
+import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ZIP, PICKLE, PROTOCOLS = b"PK\x03\x04", b"\x80", (b"\2", b"\3", b"\4", b"\5")
@@ -27,6 +29,17 @@ def check_replaceable(directory: Path, mark: str, *, overwrite: bool) -> None:
         raise ValueError(f"{directory}: exists already; choose another place or say --overwrite")
     if directory.exists() and not (directory / mark).is_file():
         raise ValueError(f"{directory}: exists and holds no {mark}, so it is something else; not overwritten")
+
+
+def file_sha256s(paths: Iterable[Path]) -> list[str]:
+    """Sha256 of each file in hexadecimal, several at once."""
+
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(digest, paths))
 
 
 @contextlib.contextmanager

@@ -1,24 +1,35 @@
-"""Plan a thinker and its performer ranks: memory, time a unit, bytes exchanged, and whether 160 ms holds."""
+"""Plan a deployment or, with --train, the training of one: what devices must hold, and how long they take.
+
+Of a thinker and its performer ranks: memory, time a unit, bytes exchanged, and whether 160 ms holds. Of training: a row
+for each mesh of so many devices, with the memory of a device and the least time of an update of the stage `interact`.
+"""
 
 import argparse
 import dataclasses
 import difflib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.planning.beat import Plan, make_plan
-from wanstreamer_jax.planning.hardware import GPU, GPUS
+from wanstreamer_jax.planning.hardware import BYTES, GPU, GPUS
 from wanstreamer_jax.presets import QWEN3, load_preset
 from wanstreamer_jax.timeline import UNIT_MS
+from wanstreamer_jax.training.config import SessionWeights, Training
 
 USAGE_ERROR = 2
 LEGEND = (
     "floor: a silent unit, a full window and no world, at the peaks of the GPU, with nothing to send. expected: all "
     "the text and world that the preset allows, padding, exchanges, and the shares of the peaks that "
-    "planning/hardware.py assumes. perform includes its all-to-alls. FLOP and bytes of memory traffic are one device's."
+    "planning/hardware.py assumes. perform includes its all-to-alls. FLOP and bytes of memory traffic are one "
+    "device's. "
+    "Training: see docs/planning.md."
+)
+OF_SERVING, OF_TRAINING = (
+    ("ranks", "solver_steps"),
+    ("devices", "units", "batch", "accumulation", "compute", "remat", "ema"),
 )
 ROLES = {"thinker": "the thinker", "rank": "a performer rank"}
 Choice = TypeVar("Choice")
@@ -31,11 +42,32 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--preset", required=True, metavar="NAME", help="a preset of configs/, or the path of such a file")
     add("--model", metavar="SIZE", help=f"size of Qwen3: {', '.join(QWEN3)} (default: the preset's own)")
     add("--gpu", required=True, metavar="NAME", help=f"every device: {', '.join(GPUS)}")
-    add("--ranks", type=int, required=True, metavar="R", help="devices of the performer; the thinker has one more")
+    add("--ranks", type=int, metavar="R", help="devices of the performer; the thinker has one more")
     add("--solver-steps", type=int, metavar="S", help=f"per unit of {UNIT_MS} ms (default: the preset's)")
     add("--window", type=int, metavar="W", help="history kept, in tokens (default: the preset's)")
     add("--json", action="store_true", help="print JSON: bytes, FLOP, ms, tokens")
+    _add_training(parser.add_argument_group("training").add_argument)
     return parser.parse_args(argv)
+
+
+def _add_training(add: Callable[..., object]) -> None:
+    like = Training(weights=SessionWeights())
+    add("--train", action="store_true", help="plan the training of `interact`, with latents that were prepared")
+    add(
+        "--devices",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="GPUs of all nodes, 8 a node; several numbers: several plans",
+    )
+    add("--units", type=int, metavar="U", help=f"of a window, {UNIT_MS} ms each (default: {like.weights.units})")
+    add("--batch", type=int, metavar="B", help="windows of all devices in an update (default: one a device and piece)")
+    add("--accumulation", type=int, metavar="A", help="pieces that a batch is computed in (default: 1)")
+    add("--compute", choices=tuple(BYTES), help="dtype of activations (default: bfloat16)")
+    add("--remat", choices=("nothing", "elementwise"), help="what is computed again besides layers (default: nothing)")
+    add(
+        "--ema", type=float, metavar="SHARE", help="of the old average that an update keeps; 0, the default: no average"
+    )
 
 
 def chosen_config(args: argparse.Namespace) -> Config:
@@ -48,6 +80,34 @@ def chosen_config(args: argparse.Namespace) -> Config:
     if args.window is not None:
         history = dataclasses.replace(history, n_tokens=args.window)
     return dataclasses.replace(config, transformer=transformer, flow=flow, history=history)
+
+
+def chosen_training(args: argparse.Namespace) -> Training:
+    """Settings as the options describe them, without mesh and batch; ValueError when a number is too small."""
+    given = {name: getattr(args, name) for name in OF_TRAINING if getattr(args, name) is not None}
+    for name, value in given.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number < 1:
+                raise ValueError(f"--{name} {number}: at least 1")
+    if not 0 <= given.get("ema", 0.0) < 1:
+        raise ValueError(f"--ema {given['ema']}: at least 0 and less than 1")
+    weights = SessionWeights(units=given.get("units", SessionWeights().units))
+    names = ("accumulation", "remat", "ema", "compute")
+    return dataclasses.replace(
+        Training(weights=weights, compute="bfloat16"), **{name: given[name] for name in names if name in given}
+    )
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """ValueError when an option is missing, or is one of the other plan."""
+    others = OF_SERVING if args.train else OF_TRAINING
+    surplus = [name for name in others if getattr(args, name) is not None]
+    if surplus:
+        kind = "a deployment, not for --train" if args.train else "--train"
+        raise ValueError(f"--{surplus[0].replace('_', '-')} is for {kind}")
+    needed = "devices" if args.train else "ranks"
+    if getattr(args, needed) is None:
+        raise ValueError(f"--{needed} is missing")
 
 
 def choose(kind: str, name: str, known: Mapping[str, Choice]) -> Choice:
@@ -114,17 +174,42 @@ def _row(label: str, *cells: str) -> str:
     return f"{label:<24}" + "".join(f"{cell:>10}" for cell in cells)
 
 
+def serving(args: argparse.Namespace) -> str:
+    """The plan of a deployment; ValueError as of its choices."""
+    config, gpu = chosen_config(args), choose("GPU", args.gpu, GPUS)
+    plan = make_plan(config, gpu, args.ranks)
+    check_fits(config, plan, gpu)
+    return as_json(args, config, plan) if args.json else "\n".join(table(args, config, gpu, plan))
+
+
+def training(args: argparse.Namespace) -> str:
+    """The plan of training; ValueError as of its choices."""
+    # What `pip install -e '.[train]'` brings, which a plan of a deployment does without.
+    from wanstreamer_jax.planning.step import trace_step
+    from wanstreamer_jax.planning.training import plan_training
+    from wanstreamer_jax.planning.training_table import rows_as_json, training_table
+
+    config, gpu = chosen_config(args), choose("GPU", args.gpu, GPUS)
+    asked = chosen_training(args)
+    step = trace_step(config, asked)
+    settings = [dataclasses.replace(asked, batch=args.batch or n * asked.accumulation) for n in args.devices]
+    plans = {n: plan_training(config, gpu, n, x, step) for n, x in zip(args.devices, settings, strict=True)}
+    if args.json:
+        return json.dumps({n: rows_as_json(rows) for n, rows in plans.items()}, indent=2)
+    name = f"{args.preset}, {config.transformer.layers} layers of width {config.transformer.width}"
+    lines = [f"{name}; {gpu.name}; interact: windows of {asked.weights.units} units, {asked.compute}"]
+    return "\n".join([*lines, *training_table(plans, settings, gpu)])
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print a plan; returns the exit code."""
     args = parse_args(argv)
     try:
-        config, gpu = chosen_config(args), choose("GPU", args.gpu, GPUS)
-        plan = make_plan(config, gpu, args.ranks)
-        check_fits(config, plan, gpu)
+        check_options(args)
+        print(training(args) if args.train else serving(args))
     except ValueError as error:  # a choice that is impossible; its message says which and what to do
         print(f"wanstreamer_jax.plan: {error}", file=sys.stderr)
         return USAGE_ERROR
-    print(as_json(args, config, plan) if args.json else "\n".join(table(args, config, gpu, plan)))
     return 0
 
 

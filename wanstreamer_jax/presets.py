@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from wanstreamer_jax.config import Config, TransformerConfig, VideoVAEConfig
-from wanstreamer_jax.training.config import Training
+from wanstreamer_jax.training.config import (
+    AudioVAEWeights,
+    DistillWeights,
+    Gate,
+    OptimizerConfig,
+    PretrainWeights,
+    SessionWeights,
+    Training,
+    VideoVAEWeights,
+)
 
 PRESETS = Path(__file__).parents[1] / "configs"
 
@@ -31,6 +40,55 @@ WAN_VAE = VideoVAEConfig(
     ),
 )
 # fmt: on
+
+# Where a training on a pod may begin, for any of the sizes above. Nobody has been to the end of it: the published
+# report names neither rates nor batches. With Wan2.1-VAE and Mimi from their checkpoints, both VAEs may be left alone.
+POD_TRAINING = {
+    "video_vae": Training(
+        weights=VideoVAEWeights(kl=3e-6, adversarial=0.05, adversarial_from=20_000),
+        steps=100_000,
+        batch=64,
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup=1000),
+        ema=0.999,
+        gates=(Gate("psnr_db", at_least=32.0), Gate("last_unit_psnr_db", at_least=31.0)),
+    ),
+    "audio_vae": Training(
+        weights=AudioVAEWeights(latents=25, clips=1, waveform=4.0),
+        steps=200_000,
+        batch=64,
+        optimizer=OptimizerConfig(learning_rate=3e-4, b2=0.99, warmup=1000),
+        ema=0.999,
+        gates=(Gate("snr_db", at_least=8.0), Gate("log_spectral_distance_db", at_most=3.2)),
+    ),
+    "pretrain": Training(
+        weights=PretrainWeights(units=64),
+        steps=100_000,
+        batch=256,
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup=2000),
+        compute="bfloat16",
+        ema=0.9999,
+        gates=(Gate("asr_text", at_most=0.3), Gate("tts_audio", at_most=0.6)),
+    ),
+    "interact": Training(
+        weights=SessionWeights(units=125),
+        steps=50_000,
+        batch=128,
+        optimizer=OptimizerConfig(learning_rate=5e-5, warmup=1000),
+        compute="bfloat16",
+        ema=0.9999,
+        gates=(Gate("text", at_most=0.1), Gate("audio", at_most=0.6), Gate("video", at_most=0.3)),
+    ),
+    "distill": Training(
+        weights=DistillWeights(units=32, match_from=2000),
+        steps=12_000,
+        batch=128,
+        optimizer=OptimizerConfig(learning_rate=5e-6, warmup=100),
+        helper=OptimizerConfig(learning_rate=5e-6, warmup=100),
+        compute="bfloat16",
+        ema=0.999,
+        gates=(Gate("loudness_db_gap", at_most=3.0), Gate("brightness_gap", at_most=0.05)),
+    ),
+}
 
 
 def load_preset(name: str) -> Config:

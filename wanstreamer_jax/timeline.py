@@ -146,6 +146,11 @@ def _media_positions(start: int, frame_at: list[int], grid: tuple[int, int]) -> 
     return np.concatenate([audio, *frames])
 
 
+def frames_seen(n: int) -> np.ndarray:
+    """Which n frames of a unit are looked at: evenly spread, the newest included."""
+    return np.arange(1, n + 1) * FRAMES_PER_UNIT // n - 1
+
+
 def n_units(seconds: float) -> int:
     """Units that a recording of so many seconds needs; the last one may be partial."""
     return -int(-round(seconds * 1e6) // (UNIT_MS * 1000))

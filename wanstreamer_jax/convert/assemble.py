@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,9 +23,9 @@ from wanstreamer_jax.convert.container import CheckpointError, Shaped, describe
 from wanstreamer_jax.convert.part import Part
 from wanstreamer_jax.convert.progress import write_tensors
 from wanstreamer_jax.convert.siglip2 import POSITIONS_PATH, resample
-from wanstreamer_jax.convert.table import Tensor, flatten
+from wanstreamer_jax.convert.table import Tensor, draw, flatten
 from wanstreamer_jax.files import check_replaceable, pending_directory
-from wanstreamer_jax.model import Params, init_params
+from wanstreamer_jax.model import init_params
 from wanstreamer_jax.tokens import Tokenizer
 
 
@@ -77,12 +77,15 @@ def assemble(parts: Parts, preset: Config, seed: int, output: Path, *, overwrite
     tokenizer = _tokenizer(parts.transformer)
     config = agent_config(parts, preset, tokenizer)
     tokenizer.check_fits(config)
-    expected = jax.eval_shape(functools.partial(init_params, config, seed))
+    init = functools.partial(init_params, config, seed)
+    names = {file: list(flatten(tree)) for file, tree in jax.eval_shape(init).items()}
     taken = {file: _taken(config, parts, file) for file in PARTS}
-    fresh = _draw(config, seed, {file: flatten(expected[file]).keys() - taken[file].keys() for file in PARTS})
+    missing = {file: [name for name in names[file] if name not in taken[file]] for file in PARTS}
+    drawn = draw(init, (f"{file}.{name}" for file in PARTS for name in missing[file]))
+    fresh = {file: {name: drawn[f"{file}.{name}"] for name in missing[file]} for file in PARTS}
     with pending_directory(output) as directory:
         for file in PARTS:
-            _write(directory / f"{file}.safetensors", list(flatten(expected[file])), taken[file], fresh[file])
+            _write(directory / f"{file}.safetensors", names[file], taken[file], fresh[file])
         sources = {part.family.name: part.source._asdict() for part in parts}
         complete(directory, Agent(config, {}, tokenizer, trained=False, sources=sources))
     return [row for file in PARTS for row in _rows(parts, file, taken[file], fresh[file])]
@@ -126,16 +129,6 @@ def _taken(config: Config, parts: Parts, file: str) -> dict[str, Tensor]:
 
 def _pieces(file: str) -> Iterator[Piece]:
     return (piece for piece in PIECES if piece.file == file)
-
-
-def _draw(config: Config, seed: int, wanted: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """The fresh tensors of each file; under jit, nothing else is drawn."""
-
-    def pick() -> dict[str, Params]:
-        fresh = {file: flatten(tree) for file, tree in init_params(config, seed).items()}
-        return {file: {path: fresh[file][path] for path in paths} for file, paths in wanted.items()}
-
-    return jax.tree.map(np.asarray, jax.jit(pick)())
 
 
 def _write(path: Path, names: list[str], taken: Mapping[str, Tensor], fresh: Mapping[str, np.ndarray]) -> None:

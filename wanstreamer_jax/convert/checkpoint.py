@@ -1,5 +1,6 @@
 """A public checkpoint on disk: one safetensors file, or a directory with one file or with shards and their index."""
 
+import collections
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,10 +33,10 @@ class Checkpoint(Mapping[str, StoredTensor]):
         Raises CheckpointError with the file, the reason and what to do.
         """
         self.directory = path if path.is_dir() else path.parent
-        files, self.index = _weight_files(path, family)
+        files, index = _weight_files(path, family)
         headers = {file.name: read_header(file) for file in files}
-        if self.index:
-            _check_index(self.index, headers)
+        if index:
+            _check_index(index, headers)
         self._tensors = {name: x for header in headers.values() for name, x in header.tensors.items()}
         self.duplicates = _duplicates(headers)
         self.config = _read_config(self.directory / CONFIG, family)
@@ -73,16 +74,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _weight_files(path: Path, family: Family) -> tuple[list[Path], Path | None]:
+class Index(NamedTuple):
+    """Which file holds each tensor."""
+
+    path: Path
+    weight_map: dict[str, str]
+
+
+def _weight_files(path: Path, family: Family) -> tuple[list[Path], Index | None]:
     """Every file with tensors, and the index where there is one."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory")
     if not path.is_dir():
         _refuse_pickles([path], family)
-        return ([path], None) if not path.match("*.json") else (_shards(path, family), path)
+        return ([path], None) if not path.match("*.json") else _shards(path, family)
     indexes, files = sorted(path.glob(INDEX)), sorted(path.glob("*.safetensors"))
     if len(indexes) == 1:
-        return _shards(indexes[0], family), indexes[0]
+        return _shards(indexes[0], family)
     if len(files) == 1 and not indexes:
         _refuse_pickles(files, family)
         return files, None
@@ -100,8 +108,8 @@ def _refuse_pickles(paths: list[Path], family: Family) -> None:
         )
 
 
-def _shards(index: Path, family: Family) -> list[Path]:
-    """The files that an index names; they lie beside it."""
+def _shards(index: Path, family: Family) -> tuple[list[Path], Index]:
+    """The files that an index names, which lie beside it, and what it says."""
     weight_map = read_json(index).get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(x, str) for x in weight_map.values())):
         raise CheckpointError(f"{index}: no index: `weight_map` must map tensors to files")
@@ -114,24 +122,24 @@ def _shards(index: Path, family: Family) -> list[Path]:
     if missing:
         raise CheckpointError(f"{index}: missing shards {', '.join(missing)}; download them again")
     _refuse_pickles(paths, family)
-    return paths
+    return paths, Index(index, weight_map)
 
 
-def _check_index(index: Path, headers: Mapping[str, Header]) -> None:
+def _check_index(index: Index, headers: Mapping[str, Header]) -> None:
     """Every tensor lies where the index says, and the index knows every tensor."""
-    weight_map = read_json(index)["weight_map"]
+    weight_map = index.weight_map
     wrong = [f"{name}: not in {file}" for name, file in weight_map.items() if name not in headers[file].tensors]
     for file, header in headers.items():
         wrong += [f"{name}: in {file}, but not in the index" for name in header.tensors if name not in weight_map]
     if wrong:
-        raise CheckpointError(f"{index}: does not fit its shards:\n  " + "\n  ".join(wrong))
+        raise CheckpointError(f"{index.path}: does not fit its shards:\n  " + "\n  ".join(wrong))
 
 
 def _duplicates(headers: Mapping[str, Header]) -> list[str]:
     """Tensors that a header, or two of them, hold more than once."""
     within = [name for header in headers.values() for name in header.duplicates]
-    names = [name for header in headers.values() for name in header.tensors]
-    return sorted({*within, *(name for name in names if names.count(name) > 1)})
+    times = collections.Counter(name for header in headers.values() for name in header.tensors)
+    return sorted({*within, *(name for name, n in times.items() if n > 1)})
 
 
 def _read_config(path: Path, family: Family) -> dict[str, Any]:

@@ -119,18 +119,23 @@ def read(
     What is not in the table begins as `init` draws it, in `fresh_dtype`; what is in it keeps its dtype. Raises the
     ValueError of `check`.
     """
-    check(entries, tensors, shapes_of(init), unused)
+    shapes = shapes_of(init)
+    check(entries, tensors, shapes, unused)
     taken = dict(take(entries, tensors))
-    return nested(taken | draw_rest(init, taken.keys(), fresh_dtype))
+
+    def fresh() -> Params:
+        return jax.tree.map(lambda x: x.astype(fresh_dtype), nnx.to_pure_dict(nnx.state(init())))
+
+    return nested(taken | draw(fresh, shapes.keys() - taken.keys()))
 
 
-def draw_rest(init: Callable[[], nnx.Module], taken: Iterable[str], dtype: str) -> dict[str, np.ndarray]:
-    """The fresh parameters of the module that `init` makes, but for `taken`; under jit, nothing else is drawn."""
-    paths = sorted(shapes_of(init).keys() - set(taken))
+def draw(init: Callable[[], Params], paths: Iterable[str]) -> dict[str, np.ndarray]:
+    """Some of the parameters that `init` makes, by dotted path; under jit, nothing else is drawn."""
+    wanted = sorted(paths)
 
     def pick() -> dict[str, jax.Array]:
-        fresh = flatten(nnx.to_pure_dict(nnx.state(init())))
-        return {path: fresh[path].astype(dtype) for path in paths}
+        fresh = flatten(init())
+        return {path: fresh[path] for path in wanted}
 
     return jax.tree.map(np.asarray, jax.jit(pick)())
 

@@ -2,6 +2,7 @@
 
     dataset/
       data-00000.array_record     items of records, each compressed and hashed by itself, read in any order
+      tokenizer.json              with which its text was made: more can be, as for instructions and captions
       dataset.json                layout, what the latents are of, counts, licences; of each shard its size, its
                                   sha256 and its records: name, length, first item
 
@@ -20,12 +21,14 @@ from types import TracebackType
 from typing import Any
 
 from wanstreamer_jax.data.errors import DataError, Problem
-from wanstreamer_jax.data.layout import Layout
+from wanstreamer_jax.data.layout import Layout, fingerprint
 from wanstreamer_jax.data.record import Record, decode, encode
+from wanstreamer_jax.files import file_sha256s
 from wanstreamer_jax.timeline import UNIT_MS
+from wanstreamer_jax.tokens import Tokenizer
 
 FORMAT = 1  # raised when an older reader could not understand a newer dataset
-MANIFEST = "dataset.json"
+MANIFEST, TOKENIZER = "dataset.json", "tokenizer.json"
 _OPTIONS = "group_size:1,zstd:1"  # items are read one by one; more effort hardly makes frames smaller
 _MISSING = "prepared data needs array_record: pip install 'wanstreamer-jax[train]'"
 
@@ -54,9 +57,16 @@ class Counts:
 class DatasetWriter(AbstractContextManager["DatasetWriter"]):
     """Writes records as they come, a shard after the other, into a directory that is there."""
 
-    def __init__(self, directory: Path, layout: Layout, encoders: Mapping[str, str] | None, shard_bytes: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        layout: Layout,
+        tokenizer: Tokenizer,
+        encoders: Mapping[str, str] | None,
+        shard_bytes: int,
+    ) -> None:
         """Begin; `encoders` are the sha256 of the VAEs that the latents are of, None without latents."""
-        self._directory = directory
+        self._directory, self._tokenizer = directory, tokenizer
         self._shard_bytes = shard_bytes
         self._manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -89,11 +99,12 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self.counts.words_moved += record.words_moved
 
     def finish(self, notes: Mapping[str, Any]) -> None:
-        """Close the last shard and write `dataset.json`, with whatever `notes` say besides."""
+        """Close the last shard and write the tokenizer and `dataset.json`, with whatever `notes` say besides."""
         self._close_shard()
+        self._tokenizer.save(self._directory / TOKENIZER)
         for shard in self._shards:
             path = self._directory / shard["file"]
-            shard |= {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            shard |= {"bytes": path.stat().st_size, "sha256": file_sha256s([path])[0]}
         said = self._manifest | {
             "counts": dataclasses.asdict(self.counts) | {"seconds": self.counts.seconds},
             "licences": {name: units * UNIT_MS / 1000 for name, units in sorted(self._licences.items())},
@@ -168,6 +179,21 @@ class Dataset:
         """Whether records carry the latents of an agent's VAEs."""
         return self.manifest["encoders"] is not None
 
+    def tokenizer(self) -> Tokenizer:
+        """Read the tokenizer with which the records' text was made.
+
+        Raises:
+            DataError: it is missing, or another one.
+        """
+        path = self.directory / TOKENIZER
+        try:
+            tokenizer = Tokenizer.load(path)
+        except ValueError as error:
+            raise DataError(Problem(path, f"{str(error).removeprefix(f'{path}: ')}; prepare it again")) from error
+        if fingerprint(tokenizer) != self.layout.tokenizer:
+            raise DataError(Problem(path, "is not the tokenizer with which the records were made; prepare it again"))
+        return tokenizer
+
     def check_fits(self, layout: Layout) -> None:
         """Raise DataError unless the records are of this layout, with what differs."""
         reasons = self.layout.differences(layout)
@@ -185,10 +211,11 @@ class Dataset:
 
     def verify(self) -> None:
         """Raise DataError, with their names, when shards are not the files that were written."""
+        shards = self.manifest["shards"]
         changed = [
             Problem(self.directory / shard["file"], "its sha256 is not the one that dataset.json has: it has changed")
-            for shard in self.manifest["shards"]
-            if file_sha256(self.directory / shard["file"]) != shard["sha256"]
+            for shard, sha256 in zip(shards, file_sha256s(self.directory / x["file"] for x in shards), strict=True)
+            if sha256 != shard["sha256"]
         ]
         if changed:
             raise DataError(*changed)
@@ -242,9 +269,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,6 +19,10 @@ class Problem(NamedTuple):
         return f"{self.file}{line}{time}: {self.reason}"
 
 
+class InputError(ValueError):
+    """Batches cannot go on; the message says why in one sentence."""
+
+
 class DataError(ValueError):
     """Data that cannot be used; the message names every problem on a line of its own."""
 

@@ -35,6 +35,8 @@ _FIELDS = {
     "transcribed": list,
 }
 _WORD_FIELDS = {"who": str, "start_ms": int, "end_ms": int, "text": str}
+CAPTIONED = ("image", "audio", "video")
+_CAPTION_FIELDS = {"of": str, "start_ms": int, "end_ms": int, "text": str}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,7 @@ def _read_about(file: Path, problems: list[Problem]) -> dict[str, Any]:
         problems.append(Problem(file, "is no JSON object"))
         return {}
     problems += [Problem(file, reason) for reason in (*_misfits(about, _FIELDS), *_about_reasons(about, file.parent))]
+    problems += [Problem(file, reason) for reason in _caption_reasons(about)]
     return about
 
 
@@ -129,6 +132,25 @@ def _about_reasons(about: dict[str, Any], folder: Path) -> Iterator[str]:
         yield from (f"rates.{k}: {v!r} is no number" for k, v in rates.items() if type(v) not in (int, float))
         if rates.get("unit_ms", UNIT_MS) != UNIT_MS:
             yield f"rates.unit_ms is {rates['unit_ms']}: a unit is {UNIT_MS} ms"
+
+
+def _caption_reasons(about: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the one label that training reads."""
+    labels = about.get("labels")
+    captions = labels.get("captions", []) if isinstance(labels, dict) else []
+    if not isinstance(captions, list):
+        yield f"labels.captions: expected list, not {captions!r}"
+        return
+    for i, caption in enumerate(captions):
+        where = f"labels.captions[{i}]"
+        if not isinstance(caption, dict):
+            yield f"{where}: is no JSON object"
+        elif reasons := _wrong_fields(caption, _CAPTION_FIELDS, f"{where}."):
+            yield from reasons
+        elif caption["of"] not in CAPTIONED:
+            yield f"{where}.of: {caption['of']!r} is none of {', '.join(CAPTIONED)}"
+        elif not (0 <= caption["start_ms"] < caption["end_ms"] and caption["text"].strip()):
+            yield f"{where}: needs a text, and an end after its start"
 
 
 def _read_words(file: Path, problems: list[Problem]) -> list[Word]:
@@ -159,8 +181,7 @@ def _parse_word(line: str) -> tuple[Word | None, str]:
         return None, f"is no JSON: {error}"
     if not isinstance(fields, dict):
         return None, "is no JSON object"
-    missing = [f"missing field {name}" for name in _WORD_FIELDS if name not in fields]
-    if reasons := [*missing, *_misfits(fields, _WORD_FIELDS)]:
+    if reasons := _wrong_fields(fields, _WORD_FIELDS):
         return None, "; ".join(reasons)
     if fields["who"] not in set(Who):
         return None, f"unknown who {fields['who']!r}: one of {', '.join(Who)}"
@@ -179,6 +200,12 @@ def _timing(word: Word, latest_ms: int, heard_until_ms: int) -> Iterator[str]:
         yield f"{word.text!r} is out of order: the word before begins at {latest_ms / 1000:.3f} s"
     elif word.start_ms < heard_until_ms and word.who in (Who.USER, Who.AGENT):
         yield f"{word.text!r} overlaps the {word.who}'s word before, which ends at {heard_until_ms / 1000:.3f} s"
+
+
+def _wrong_fields(fields: dict[str, Any], kinds: dict[str, type], where: str = "") -> list[str]:
+    """What of an object is missing, unknown, or of another type than it should be."""
+    missing = [f"missing field {where}{name}" for name in kinds if name not in fields]
+    return [*missing, *_misfits(fields, kinds, where)]
 
 
 def _misfits(fields: dict[str, Any], kinds: dict[str, type], where: str = "") -> Iterator[str]:

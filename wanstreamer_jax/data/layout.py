@@ -40,7 +40,7 @@ class Layout:
             unit_end=text.unit_end,
             max_persona=world.max_text,
             max_voice=world.max_voice,
-            tokenizer=_fingerprint(tokenizer),
+            tokenizer=fingerprint(tokenizer),
         )
 
     @classmethod
@@ -59,7 +59,7 @@ class Layout:
         return [f"{name} is {ours}, not {theirs}" for name, ours, theirs in pairs if ours != theirs]
 
 
-def _fingerprint(tokenizer: Tokenizer) -> str:
+def fingerprint(tokenizer: Tokenizer) -> str:
     """The same for tokenizers that have the same entries."""
     entries = hashlib.sha256()
     for i in range(tokenizer.n_entries):

@@ -1,131 +1,169 @@
-"""Batches for training, through grain (an extra, imported here alone).
+"""Batches of samples, through grain (an extra, imported here alone).
 
-The stream of samples is one, whoever reads it: epoch after epoch a new order of all records, from which process p
-of P takes the samples p, p + P, ... and what is random about a sample depends on its place in the stream only. So
-every record is taken exactly once an epoch, by however many processes and workers, and the iterator's state is a
-few numbers. A damaged record is left out, and the next one takes its place, so that all processes make as many
-batches as the others.
+The stream of samples is one, whoever reads it: epoch after epoch a new order of all samples, every one exactly once.
+Of every batch each process has its share of rows, so that many processes make the batches that one would. Where the
+iterator stands is a few numbers.
 """
 
+import dataclasses
 import sys
-import threading
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from wanstreamer_jax.data.clips import Sample, Transform
-from wanstreamer_jax.data.dataset import DamagedRecordError
-from wanstreamer_jax.data.record import Record
+from wanstreamer_jax.data.clips import Sample
+from wanstreamer_jax.data.errors import InputError
+from wanstreamer_jax.data.samples import NOTE, LeftOut, read_note
 
-MOST_DAMAGED = 100  # records that a process leaves out before it stops
+MOST_LEFT_OUT = 100  # records
+THREADS, AHEAD = 2, 4  # that make samples, and batches that are ready
 _MISSING = "training data needs grain: pip install 'wanstreamer-jax[train]'"
 
 
 @runtime_checkable
-class RecordSource(Protocol):
-    """Records by number: a `Dataset`, a `WorldSource`."""
+class Source(Protocol):
+    """Samples by number: the same number is always the same sample, in whichever process it is made."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Samples in an epoch."""
 
-    def __getitem__(self, index: int) -> Record:
-        """Return a record, or raise DamagedRecordError."""
+    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
+        """Sample `index`: named arrays, each of the same shape and dtype in every sample."""
+
+
+class Batches(Iterator[Sample]):
+    """Batches as they come: dictionaries of arrays [B, ...] of this process's rows.
+
+    Attributes:
+        left_out: reasons of records that cannot be read and were to be in batches so far, by their numbers.
+    """
+
+    def __init__(self, batches: Any, most_left_out: int) -> None:
+        """Take grain's iterator."""
+        self._batches, self._most = batches, most_left_out
+        self.left_out: dict[int, str] = {}
+
+    def __next__(self) -> Sample:
+        """Give the next batch.
+
+        Raises:
+            InputError: a sample cannot be made, the process that makes them has ended, or too many records cannot
+                be read.
+        """
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            raise
+        except Exception as error:  # of whatever kind: it may be anybody's code, in another process
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(f"no more samples can be made: {reason}") from error
+        for note in batch.pop(NOTE, ()):
+            if left_out := read_note(note):
+                self._count(left_out)
+        return batch
+
+    def _count(self, found: LeftOut) -> None:
+        if found.record in self.left_out:
+            return
+        self.left_out[found.record] = found.reason
+        n = len(self.left_out)
+        if n > self._most:
+            raise InputError(
+                f"{n} records cannot be read, more than may be left out ({self._most}); the last: {found.reason}"
+            )
+        print(f"record left out ({n}, at most {self._most}): {found.reason}", file=sys.stderr)
+
+    def get_state(self) -> dict[str, Any]:
+        """Say where it stands, in JSON's types."""
+        left_out = {NOTE: [[*x] for x in self.left_out.items()]} if self.left_out else {}
+        return self._batches.get_state() | left_out
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on behind the batch after which `get_state` gave this, on an iterator of the same arguments."""
+        self.left_out = dict(state.get(NOTE, []))
+        self._batches.set_state({name: value for name, value in state.items() if name != NOTE})
+
+    def close(self) -> None:
+        """End the processes that make samples."""
+        self._batches.close()
 
 
 def batches(
-    source: RecordSource,
-    transform: Transform,
+    source: Source,
     batch: int,
     seed: int,
     *,
     process: tuple[int, int] = (0, 1),
     workers: int = 0,
-    most_damaged: int = MOST_DAMAGED,
-) -> Any:
-    """Return an endless iterator (grain's DatasetIterator) of dictionaries of arrays [B, ...].
-
-    Its `get_state()` is a small tree of numbers; after `set_state` of it, on an iterator of the same arguments, the
-    same batches follow to the bit. `close()` it: with workers, a program that ends with one open complains.
+    most_left_out: int = MOST_LEFT_OUT,
+) -> Batches:
+    """Return endless batches, epoch after epoch in another order.
 
     Args:
-        source: where records come from.
-        transform: what is taken from each, one of `clips`.
-        batch: samples a batch, of this process.
-        seed: of the order and of what `transform` draws.
-        process: this process and how many there are, each taking its share.
-        workers: processes that read ahead; 0 reads ahead in threads.
-        most_damaged: damaged records are left out, each named on stderr; this many, in each process and worker, and
-            the next one is a RuntimeError.
+        source: the samples.
+        batch: samples a batch, of all processes together.
+        seed: of the order.
+        process: this process and how many there are.
+        workers: processes that make samples, in the same order; 0 makes them in threads of this one.
+        most_left_out: records that cannot be read are left out, each named on stderr; one more is an InputError.
 
     Raises:
-        ValueError: there is nothing to read, or no such process.
+        ValueError: there are no samples, no such process, or processes that cannot share a batch.
         RuntimeError: grain is not installed.
     """
+    grain = _grain()
+    samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    parts = _parts(source, samples, batch, process).to_iter_dataset(grain.ReadOptions(THREADS, AHEAD))
+    if workers:
+        parts = parts.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return Batches(iter(parts), most_left_out)
+
+
+def first_batches(
+    source: Source, batch: int, n_batches: int, *, process: tuple[int, int] = (0, 1), most_left_out: int = MOST_LEFT_OUT
+) -> Batches:
+    """Return the first whole batches in the order of the source, always the same; arguments are those of `batches`."""
+    grain = _grain()
+    parts = _parts(source, grain.MapDataset.source(source), batch, process)[:n_batches]
+    return Batches(iter(parts.to_iter_dataset(grain.ReadOptions(THREADS, AHEAD))), most_left_out)
+
+
+def _parts(source: Source, samples: Any, batch: int, process: tuple[int, int]) -> Any:
+    """This process's rows of every batch."""
     index, count = process
     if len(source) == 0:
-        raise ValueError("no records to read")
+        raise ValueError("no samples to read")
     if not 0 <= index < count:
         raise ValueError(f"process {index} of {count}: there is no such process")
-    grain = _grain()
-    stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    samples = stream.random_map(_Take(source, transform, most_damaged))
-    mine = samples[index::count].to_iter_dataset(grain.ReadOptions(num_threads=2))
-    if workers:
-        # Before batching: a batch is then made of the same samples however many workers there are.
-        mine = mine.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(mine.batch(batch))
+    if batch % count:
+        raise ValueError(f"batch {batch} does not divide by {count} processes")
+    rows = Rows(samples, batch, index, count)
+    return _grain().MapDataset.source(rows).batch(rows.n_rows, drop_remainder=True)
 
 
-class _Take:
-    """A sample of a record by its number; of the next record where that one is damaged, up to a limit."""
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The samples of one process: of every `batch` samples in a row, its equal share."""
 
-    def __init__(self, source: RecordSource, transform: Transform, most_damaged: int) -> None:
-        self._source, self._transform = source, transform
-        self._most_damaged = most_damaged
-        self._damaged: set[int] = set()
-        self._lock = threading.Lock()
+    samples: Any  # grain's MapDataset
+    batch: int
+    process: int
+    n_processes: int
 
-    def __call__(self, index: int, rng: np.random.Generator) -> Sample:
-        while True:
-            try:
-                return self._transform(self._source[index], rng)
-            except DamagedRecordError as error:
-                self._note(index, error)
-            index = (index + 1) % len(self._source)
-
-    def _note(self, index: int, error: DamagedRecordError) -> None:
-        with self._lock:
-            is_new = index not in self._damaged
-            self._damaged.add(index)
-            n = len(self._damaged)
-        if n > min(self._most_damaged, len(self._source) - 1):
-            reason = f"{n} of {len(self._source)} records are damaged, more than may be left out; the last: {error}"
-            raise RuntimeError(reason) from error
-        if is_new:
-            print(f"damaged record {n} of at most {self._most_damaged} left out: {error}", file=sys.stderr)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For another process, which has a lock of its own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        self._lock = threading.Lock()
-
-
-class Samples:
-    """Samples by number, each always the same: `per_record` of every record, those of one record far apart."""
-
-    def __init__(self, source: RecordSource, transform: Transform, seed: int, per_record: int = 1) -> None:
-        """Take samples as `batches` does, with `seed` and a sample's number for what is drawn."""
-        self._take, self._n_records, self._seed = _Take(source, transform, MOST_DAMAGED), len(source), seed
-        self._per_record = per_record
+    @property
+    def n_rows(self) -> int:
+        """Of each batch."""
+        return self.batch // self.n_processes
 
     def __len__(self) -> int:
-        return self._n_records * self._per_record
+        """Samples of all whole batches."""
+        return len(self.samples) // self.batch * self.n_rows
 
-    def __getitem__(self, index: int) -> Sample:
-        """Take sample `index`."""
-        return self._take(int(index) % self._n_records, np.random.default_rng((self._seed, int(index))))
+    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
+        """Read one."""
+        batch, row = divmod(index, self.n_rows)
+        return self.samples[batch * self.batch + self.process * self.n_rows + row]
 
 
 def _grain() -> Any:

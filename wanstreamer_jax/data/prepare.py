@@ -53,7 +53,7 @@ def prepare(job: Job) -> tuple[Counts, list[Problem]]:
     refused: list[tuple[Path, Sequence[Problem]]] = []
     with (
         pending_directory(job.output) as fresh,
-        DatasetWriter(fresh, job.layout, encoders, job.shard_bytes) as writer,
+        DatasetWriter(fresh, job.layout, job.tokenizer, encoders, job.shard_bytes) as writer,
     ):
         for folder, problems in _checked(job, folders):
             if problems:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float16, Int16, Int32, UInt8
 
-FULL_SCALE = 2**15 - 1  # of samples as integers
+from wanstreamer_jax.media.sound import FULL_SCALE
+
 PIECE_UNITS = 16  # whose frames are stored, and read, together
 _ALIGNMENT = 8  # bytes
 _LENGTH = struct.Struct("<Q")

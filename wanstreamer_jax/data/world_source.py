@@ -11,8 +11,7 @@ from wanstreamer_jax.data.assemble import Piece, Whole, assemble, in_units
 from wanstreamer_jax.data.layout import Layout, encode_persona, lay_out_words
 from wanstreamer_jax.data.record import Record, Streams, to_int16
 from wanstreamer_jax.data.world import Session, World, make_session
-from wanstreamer_jax.data.world.folder import _VOICE_SAMPLE as VOICE_SAMPLE
-from wanstreamer_jax.data.world.folder import LICENCE
+from wanstreamer_jax.data.world.folder import LICENCE, VOICE_SAMPLE
 from wanstreamer_jax.data.world.lexicon import AGENT_VOICE, PERSONA
 from wanstreamer_jax.data.world.speech import speak
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT

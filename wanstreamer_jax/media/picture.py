@@ -1,7 +1,9 @@
-"""A decoded frame of any size, shape and rotation, fitted into the agent's picture."""
+"""A decoded frame of any size, shape and rotation, fitted into the agent's picture; a picture as a file."""
 
 from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -10,6 +12,16 @@ from jaxtyping import UInt8
 from wanstreamer_jax.timeline import Picture
 
 WIDEST_PIXEL = 8  # a pixel aspect beyond this, or its inverse, is a mistake in the file
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write one picture as PNG."""
+    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
+        stream = container.add_stream("png", rate=1)
+        stream.codec_context.width, stream.codec_context.height = image.shape[1], image.shape[0]
+        stream.codec_context.pix_fmt = "rgb24"
+        for frame in (VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"), None):
+            container.mux(stream.encode(frame))
 
 
 def black(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:

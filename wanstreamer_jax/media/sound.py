@@ -1,6 +1,8 @@
-"""Decoded sound of any rate, format and number of channels, as mono at the clock's rate."""
+"""Decoded sound of any rate, format and number of channels, as mono at the clock's rate; sound as a file."""
 
+import wave
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import av.error
@@ -12,6 +14,8 @@ from jaxtyping import Float32
 from wanstreamer_jax.media.container import Damage
 from wanstreamer_jax.media.stamps import Stamps
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
+
+FULL_SCALE = 2**15 - 1  # of samples as integers
 
 # Stamps in whole milliseconds, and clocks that drift, may be off by this much before sound is cut or moved.
 LARGEST_SLIP_S = 0.010
@@ -95,3 +99,10 @@ def _mono_gains(frame: AudioFrame) -> Float32[np.ndarray, " channels"]:
     names = [c.name for c in frame.layout.channels]
     gains = np.array([_GAINS.get(name, _GAIN_BEHIND) for name in names], np.float32)
     return gains / gains.sum() if gains.sum() else np.full_like(gains, 1 / len(gains))
+
+
+def write_wav(path: Path, samples: Float32[np.ndarray, " n"]) -> None:
+    """Write sound in [-1, 1] as WAV of 16 bits; what is beyond is clipped."""
+    with wave.open(str(path), "wb") as out:
+        out.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
+        out.writeframes(np.round(np.clip(samples, -1, 1) * FULL_SCALE).astype("<i2").tobytes())

@@ -5,6 +5,7 @@ import dataclasses
 from wanstreamer_jax.config import Dtype
 
 USABLE_MEMORY = 0.9  # with XLA_PYTHON_CLIENT_MEM_FRACTION=0.9; without it JAX takes 0.75 of a GPU's memory
+DEVICES_OF_A_NODE = 8
 BYTES = {"bfloat16": 2, "float32": 4}  # of a value
 
 
@@ -16,12 +17,17 @@ class GPU:
     bf16_flops: float  # FLOP/s of dense bfloat16 products; data sheets print twice as many, with sparsity
     memory_bytes_s: float  # bytes/s to and from its memory
     memory_bytes: float
-    link_bytes_s: float  # bytes/s to the other GPUs, in each direction
+    link_bytes_s: float  # bytes/s to the other GPUs of the node, in each direction
+    network_bytes_s: float = 50e9  # bytes/s to other nodes, in each direction: 400 Gb/s a GPU, as NVIDIA's DGX have it
 
     @property
     def usable_bytes(self) -> float:
         """Memory that a program may fill."""
         return USABLE_MEMORY * self.memory_bytes
+
+    def bytes_s_among(self, n_devices: int) -> float:
+        """Bytes/s of each of so many devices that are neighbours: within a node its links', beyond it the network's."""
+        return self.link_bytes_s if n_devices <= DEVICES_OF_A_NODE else self.network_bytes_s
 
     def peak_flops(self, dtype: Dtype) -> float:
         """FLOP/s of dense products; those of float32 run as TF32, JAX's default, at half the rate of bfloat16."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Key
 
 from wanstreamer_jax.attention import attend, attend_slots, merge
@@ -24,7 +23,7 @@ from wanstreamer_jax.parallel.ulysses import Whole
 from wanstreamer_jax.stream.think import think
 from wanstreamer_jax.stream.types import Beat, Observation, Observed, Rendered, SessionState
 from wanstreamer_jax.stream.world import World, encode_world, pack_world, prefill, to_float
-from wanstreamer_jax.timeline import FRAMES_PER_UNIT
+from wanstreamer_jax.timeline import frames_seen
 from wanstreamer_jax.transformer import Conditioning, FlowTime
 
 WHOLE = Whole()
@@ -53,9 +52,7 @@ def observe(config: Config, params: Params, hearing: Any, seen: Observation) -> 
     """Perceive the user's sound and picture."""
     perception = part(config, params, "perception")
     sound, hearing = perception.hearing.step(seen.samples, hearing)
-    n = config.vision.frames_per_unit
-    chosen = np.arange(1, n + 1) * FRAMES_PER_UNIT // n - 1  # evenly spread, the newest included
-    picture = perception.vision(to_float(seen.frames[:, chosen]))
+    picture = perception.vision(to_float(seen.frames[:, frames_seen(config.vision.frames_per_unit)]))
     media = jnp.concatenate([sound, picture], axis=1).astype(config.transformer.dtype)
     return Observed(seen.text, seen.n_text, media), hearing
 

@@ -10,7 +10,6 @@ A checkpoint is written in the background under another name and renamed when it
 the program leaves the ones before as they are. Only then are old ones removed.
 """
 
-import hashlib
 import json
 import shutil
 import sys
@@ -23,6 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from wanstreamer_jax.files import file_sha256s
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.hosts import is_primary, said_by_primary
 from wanstreamer_jax.training.state import TrainState
@@ -154,7 +154,7 @@ def _fresh(x: jax.Array) -> jax.Array:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON."""
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _first_line(error: BaseException) -> str:
@@ -169,13 +169,7 @@ def _unused(path: Path) -> Path:
 def _digests(folder: Path) -> dict[str, str]:
     """Sha256 of every file by its path in the folder, several at once."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / CHECKSUMS)
-
-    def digest(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    with ThreadPoolExecutor() as pool:
-        return dict(zip((str(p.relative_to(folder)) for p in files), pool.map(digest, files), strict=True))
+    return dict(zip((str(p.relative_to(folder)) for p in files), file_sha256s(files), strict=True))
 
 
 def _damage(folder: Path) -> str:

@@ -30,12 +30,12 @@ class WorldClips:
 
     def __getitem__(self, index: int) -> Sample:
         """Make a session and cut it."""
-        seed = int(index) + (_HELDOUT_SEED if self.world.split is Split.HELDOUT else 0)
+        seed = int(index) + (HELDOUT_SEED if self.world.split is Split.HELDOUT else 0)
         return self.cut(np.random.default_rng((seed, _CUTS)), make_session(seed, self.world))
 
 
-_HELDOUT_SEED, _CUTS = 2**31, 99
-PLACES = 4  # that a clip of sound is chosen from
+HELDOUT_SEED, _CUTS = 2**31, 99  # training sessions have lower seeds
+PLACES = 16  # that a clip of sound is chosen from
 
 
 def cut_video(rng: np.random.Generator, session: Session, n_clips: int, n_units: int) -> UInt8[np.ndarray, "K T H W 3"]:
@@ -73,10 +73,12 @@ def recorded_video(record: Record, rng: np.random.Generator, *, n_clips: int, n_
     return {"clips": np.stack([video_clip(n_units)(record, rng)["frames"] for _ in range(n_clips)])}
 
 
-def recorded_sound(record: Record, rng: np.random.Generator, *, n_clips: int, n_latents: int) -> dict[str, np.ndarray]:
+def recorded_sound(
+    record: Record, rng: np.random.Generator, *, n_clips: int, n_latents: int, with_user: bool
+) -> dict[str, np.ndarray]:
     """Clips of the sounds that a recording has; DamagedRecordError when it has none or is too short."""
     streams, sides = record.streams, (record.agent_samples, record.user_samples)
-    has = (streams.agent_audio, streams.user_audio)
+    has = (streams.agent_audio, streams.user_audio and with_user)
     sounds = [to_float32(x.reshape(-1)) for x, is_there in zip(sides, has, strict=True) if is_there]
     n_samples = n_latents * SAMPLES_PER_AUDIO_LATENT
     _check(record, there=bool(sounds) and len(sounds[0]) >= n_samples, what=f"{n_samples} samples of sound")

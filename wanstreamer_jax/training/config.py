@@ -38,7 +38,7 @@ class Gate:
     at_most: float | None = None
 
     def passes(self, value: float) -> bool:
-        """Whether a measured value is good enough; NaN never is."""
+        """Whether a measured value is good enough."""
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
 
@@ -46,8 +46,9 @@ class Gate:
 class VideoVAEWeights:
     """What the video VAE's loss adds up, and its clips."""
 
-    units: int = 2  # of a clip, after its portrait
-    clips: int = 4  # of a session: a sample
+    units: int = 8  # of a clip, after its portrait: as many as one may see of another, or it never learns to go on
+    heldout_units: int = 24  # of a clip that is measured: what drifts is found out
+    clips: int = 1  # of a session: a sample
     seconds: float = 4.0  # of a session of the synthetic world
     pixels: float = 1.0  # mean absolute error, pixels in [-1, 1]
     pyramid: float = 1.0  # mean absolute error of a Laplacian pyramid: edges at every scale
@@ -64,23 +65,30 @@ class AudioVAEWeights:
     latents: int = 12  # of a clip, 80 ms each
     clips: int = 6  # of a session: a sample
     seconds: float = 8.0  # of a session of the synthetic world
-    waveform: float = 1.0  # mean absolute error, samples in [-1, 1]
+    user: bool = True  # every other clip is of the user's sound, where there is one
+    waveform: float = 1.0  # mean absolute error, by the mean absolute sample
     log_spectrum: float = 1.0  # mean absolute difference of log magnitudes, nepers
     convergence: float = 1.0  # |S - S'| / |S| of magnitudes
     kl: float = 1e-4  # of each latent number
 
 
 @dataclasses.dataclass(frozen=True)
-class SessionWeights:
+class WindowWeights:
     """What `interact` and `pretrain` add up, and their windows."""
 
     units: int = 32  # of a window
-    seconds: float = 20.0  # of a session of the synthetic world
     text: float = 1.0  # cross-entropy of a unit's text, nats
     audio: float = 1.0  # mean squared error of velocities
     video: float = 1.0
     alone: float = 0.1  # share of units whose latents are predicted without condition, for guidance
     coupled: float = 0.5  # share of units whose sound and picture are as noisy as in the solver; others separately
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionWeights(WindowWeights):
+    """What `interact` adds up; its windows are of whole sessions."""
+
+    seconds: float = 20.0  # of a session of the synthetic world
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +123,7 @@ class MixtureWeights:
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainWeights(SessionWeights):
+class PretrainWeights(WindowWeights):
     """What `pretrain` adds up; its windows are whole examples of tasks."""
 
     mixture: MixtureWeights = MixtureWeights()
@@ -139,6 +147,7 @@ class Training:
     samples: int = 4096  # of the synthetic world in an epoch
     heldout_batches: int = 8  # that the measures are taken over
     workers: int = 0  # processes that prepare samples; 0: threads of this one
+    most_left_out: int = 100  # records that cannot be read, before the run stops
     save_every_s: float = 300.0  # seconds between checkpoints
     keep: int = 3  # checkpoints
     log_every: int = 10  # steps between updates of the progress bar

@@ -12,6 +12,7 @@ from wanstreamer_jax.training.config import Gate
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.hosts import is_primary
 from wanstreamer_jax.training.input import heldout_batches
+from wanstreamer_jax.training.run_log import Numbers, finite
 from wanstreamer_jax.training.sharding import batch_sharding, put_batch, replicated
 from wanstreamer_jax.training.stage import Measure, Source, Trees
 from wanstreamer_jax.training.state import TrainState
@@ -21,12 +22,18 @@ Measured = dict[str, np.ndarray]
 
 
 class Evaluation:
-    """The held-out batches of a run, kept, and what is asked of them."""
+    """The held-out batches of a run, kept, and what is asked of them.
+
+    Attributes:
+        left_out: why records were left out of them.
+    """
 
     def __init__(self, program: Program, frozen: Trees, source: Source):
         sharding = batch_sharding(program.mesh, program.stage.batch_axes)
         self._program, self._frozen = program, frozen
-        self._batches = [put_batch(batch, sharding) for batch in heldout_batches(source, program.training)]
+        heldout = heldout_batches(source, program.training)
+        self._batches = [put_batch(batch, sharding) for batch in heldout]
+        self.left_out = list(heldout.left_out.values())
         if not self._batches:
             raise TrainingError("no held-out data: at least one whole batch is needed")
 
@@ -53,13 +60,13 @@ class Evaluation:
         return jax.jit(look, out_shardings=replicated(self._program.mesh))
 
 
-def scalars(measured: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The measures that are numbers."""
-    return {name: float(value) for name, value in measured.items() if value.ndim == 0}
+def scalars(measured: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """The measures that are numbers; none for those that the held-out data have nothing of."""
+    return {name: finite(float(value)) for name, value in measured.items() if value.ndim == 0}
 
 
-def judge(gates: Iterable[Gate], measures: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Each gate with what was measured and whether that is enough.
+def judge(gates: Iterable[Gate], measures: Numbers) -> list[dict[str, Any]]:
+    """Each gate with what was measured and whether that is enough; what has no value never is.
 
     Raises:
         TrainingError: a gate asks for what is not measured.
@@ -71,5 +78,6 @@ def judge(gates: Iterable[Gate], measures: Mapping[str, float]) -> list[dict[str
         value = measures[gate.measure]
         limits = {"at_least": gate.at_least, "at_most": gate.at_most}
         limits = {name: limit for name, limit in limits.items() if limit is not None}
-        verdicts.append({"measure": gate.measure, "value": value, **limits, "passed": gate.passes(value)})
+        passed = value is not None and gate.passes(value)
+        verdicts.append({"measure": gate.measure, "value": value, **limits, "passed": passed})
     return verdicts

@@ -70,6 +70,7 @@ def train(job: Job) -> bool:
 
     Raises:
         TrainingError: it cannot start or go on. What was saved is whole.
+        InputError: there are no more samples. What was saved is whole.
     """
     with Signals() as signals, Run(job) as run:
         run.go_on(lambda: signals.received is not None)
@@ -165,7 +166,7 @@ class Run(AbstractContextManager["Run"]):
         if step % training.log_every == 0:
             if self._since_start.last is None:
                 self._since_start.since(self.counts())
-            self._log.show(step, self._speed.since(self.counts()))
+            self._log.show(step, self._speed.since(self.counts()), len(self._feed.left_out))
         if step % training.measure_every == 0 and step < training.steps:
             self._log.measured(step, scalars(self._heldout().measure(self.state)))
         if step % training.preview_every == 0 and step < training.steps:
@@ -199,6 +200,7 @@ class Run(AbstractContextManager["Run"]):
             "gates": verdicts,
             "passed": all(verdict["passed"] for verdict in verdicts),
             "skipped": {name: int(skips.total) for name, skips in self.state.skips.items()},
+            "left_out": self._feed.left_out + self._heldout().left_out,
             "speed": self._since_start.since(self.counts()),
         }
         trees = fetch(best_trees(self.state), self._program.mesh)
@@ -212,7 +214,8 @@ class Run(AbstractContextManager["Run"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close all files."""
+        """Close all files, and end what runs beside."""
+        self._feed.close()
         self._log.close()
         self._checkpoints.close()
 
@@ -240,5 +243,6 @@ def _sentence(verdict: dict[str, Any]) -> str:
     limit = " and ".join(
         f"{name.replace('_', ' ')} {verdict[name]}" for name in ("at_least", "at_most") if name in verdict
     )
-    outcome = "reached" if verdict["passed"] else "NOT reached"
-    return f"gate {outcome}: {verdict['measure']} is {verdict['value']:.4g}, should be {limit}"
+    outcome, value = "reached" if verdict["passed"] else "NOT reached", verdict["value"]
+    found = "has no finite value on the held-out data" if value is None else f"is {value:.4g}"
+    return f"gate {outcome}: {verdict['measure']} {found}, should be {limit}"

@@ -1,6 +1,5 @@
 """Pictures, films and sounds that show what a stage does: arrays in [-1, 1] on disk."""
 
-import wave
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +10,8 @@ from av.video.frame import VideoFrame
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, VIDEO_FPS
+from wanstreamer_jax.media.picture import write_png
+from wanstreamer_jax.timeline import VIDEO_FPS
 
 GAP = 2  # pixels between rows of a sheet
 
@@ -32,16 +32,6 @@ def write_sheet(path: Path, rows: Sequence[UInt8[np.ndarray, "_ w 3"]]) -> None:
     write_png(path, np.concatenate([part for row in rows for part in (row, gap)][:-1]))
 
 
-def write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    """One picture."""
-    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
-        stream = container.add_stream("png", rate=1)
-        stream.codec_context.width, stream.codec_context.height = picture.shape[1], picture.shape[0]
-        stream.codec_context.pix_fmt = "rgb24"
-        for frame in (VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"), None):
-            container.mux(stream.encode(frame))
-
-
 def write_film(path: Path, clips: Float[np.ndarray, "K T H W 3"]) -> None:
     """Clips one after the other, as MP4."""
     frames = as_bytes(rearrange(clips, "K T H W C -> (K T) H W C"))
@@ -53,8 +43,8 @@ def write_film(path: Path, clips: Float[np.ndarray, "K T H W 3"]) -> None:
             container.mux(stream.encode(frame))
 
 
-def write_wav(path: Path, samples: Float[np.ndarray, " n"]) -> None:
-    """One sound."""
-    with wave.open(str(path), "wb") as out:
-        out.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
-        out.writeframes(np.round(np.clip(samples, -1, 1) * (2**15 - 1)).astype("<i2").tobytes())
+def write_compared(folder: Path, name: str, clips: Sequence[Float[np.ndarray, "K T H W 3"]]) -> None:
+    """Six moments of each of several films as a sheet, and the films as one, above each other."""
+    at = np.linspace(0, clips[0].shape[1] - 1, 6).astype(int)
+    write_sheet(folder / f"{name}.png", [tiles(x[:, at]) for x in clips])
+    write_film(folder / f"{name}.mp4", np.concatenate(clips, axis=2))

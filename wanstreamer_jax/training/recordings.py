@@ -8,7 +8,7 @@ from wanstreamer_jax.data.clips import Transform
 from wanstreamer_jax.data.dataset import Dataset
 from wanstreamer_jax.data.errors import DataError
 from wanstreamer_jax.data.layout import Layout
-from wanstreamer_jax.data.loader import Samples
+from wanstreamer_jax.data.samples import Samples
 from wanstreamer_jax.tokens import byte_tokenizer
 from wanstreamer_jax.training.config import Training
 from wanstreamer_jax.training.errors import TrainingError

@@ -13,7 +13,7 @@ from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.hosts import is_primary
 from wanstreamer_jax.training.stage import Metrics
 
-Numbers = Mapping[str, float]
+Numbers = Mapping[str, float | None]  # none: not finite, or nothing to measure it on
 MOST_SKIPPED = 10  # updates in a row
 
 
@@ -24,6 +24,11 @@ class Counts(NamedTuple):
     seconds: float
     waited_s: float  # of these, for samples
     flops: int
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON has it, which knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
 
 
 class Lines:
@@ -40,7 +45,7 @@ class Lines:
     def write(self, step: int, numbers: Numbers) -> None:
         """Append a step's line; TrainingError when the disk is full."""
         try:
-            self._file.write(json.dumps({"step": step} | dict(numbers)) + "\n")
+            self._file.write(json.dumps({"step": step} | dict(numbers), allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise TrainingError(
@@ -70,9 +75,10 @@ class Curves:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, numbers: Numbers) -> None:
-        """Add a step."""
+        """Add what a step has."""
         for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write what is left."""
@@ -139,10 +145,11 @@ class RunLog:
             return
         (step, metrics), self._pending = self._pending, None
         numbers = {name: float(value) for name, value in metrics.items()}
+        written = {name: finite(value) for name, value in numbers.items()}
         if self._lines:
-            self._lines.write(step, numbers)
+            self._lines.write(step, written)
         if self._curves:
-            self._curves.write(step, numbers)
+            self._curves.write(step, written)
         self._loss = numbers.get(f"{self._trainee}/loss", self._loss)
         for name, value in numbers.items():
             if name.endswith("/skipped_in_a_row") and value >= MOST_SKIPPED:
@@ -151,13 +158,15 @@ class RunLog:
                     "checkpoint is from before; lower --optimizer.learning_rate, or look at the data"
                 )
 
-    def show(self, step: int, speed: Mapping[str, float]) -> None:
-        """Move the bar to a step."""
+    def show(self, step: int, speed: Mapping[str, float], n_left_out: int) -> None:
+        """Move the bar to a step; records that were left out are shown when there are any."""
         values = {"loss": f"{self._loss:.4f}"} | {
             name: f"{100 * value:.0f}%" if name.endswith("share") else f"{value:.3g}"
             for name, value in speed.items()
             if name != "steps_per_s"
         }
+        if n_left_out:
+            values["left_out"] = str(n_left_out)
         self._bar.set_postfix(values, refresh=False)
         self._bar.update(step - self._bar.n)
 

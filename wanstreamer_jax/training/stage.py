@@ -20,12 +20,13 @@ critic, updated five times as often) are lists of objectives, not special cases.
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.loader import Source
 from wanstreamer_jax.training.config import Training
 
 Params = dict[str, Any]  # a plain nested dict of arrays
@@ -38,17 +39,6 @@ Sample = Mapping[str, np.ndarray]
 Loss = Callable[[Config, Any, Trees, Trees, Batch, jax.Array], tuple[jax.Array, Metrics]]
 # f(config, weights, trainees, frozen, batch, key) -> named arrays
 Measure = Callable[[Config, Any, Trees, Trees, Batch, jax.Array], Metrics]
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Samples by index: the same index is always the same sample, in whichever process it is made (grain)."""
-
-    def __len__(self) -> int:
-        """Samples in an epoch."""
-
-    def __getitem__(self, index: int) -> Sample:
-        """Sample `index`: named arrays, each of the same shape and dtype in every sample."""
 
 
 @dataclasses.dataclass(frozen=True)

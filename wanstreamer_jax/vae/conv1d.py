@@ -1,9 +1,9 @@
-"""Causal convolutions over time as matrix products, and their chains.
+"""Causal convolutions over time, and their chains.
 
 B sessions, T steps of time, s stride, C channels in, D channels out.
 
 Every convolution of Mimi (arXiv 2410.00037, section 3.3) has either stride 1 or a kernel that is a multiple of its
-stride. In blocks of one stride, each of them is a stride-1 convolution, a matrix product of the last few blocks:
+stride. In blocks of one stride, each of them is a convolution of stride 1, which looks at the last few blocks:
 
     strided       [B, T s, C] -> blocks [B, T, s C] -> kernel over 2 blocks -> [B, T, D]
     transposed    [B, T, C] -> kernel over 2 steps -> [B, T, s D] -> [B, T s, D]
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from wanstreamer_jax.layers import Linear
@@ -39,9 +40,8 @@ class Conv1d(nnx.Module):
     def step(self, x: Float[Array, "B T C"], tail: Float[Array, "B S E"]) -> tuple[Array, Array]:
         """[B, T s, C] -> [B, T, D]."""
         blocks = jnp.concatenate([tail, _in_blocks(x, self.stride, "constant")], axis=1)
-        kernel = rearrange(self.kernel[...], "K C D -> (K C) D")
-        y = _taps(blocks, self.taps, self.dilation) @ kernel + self.bias[...]
-        return y, _last(blocks, tail.shape[1])
+        kernel = rearrange(self.kernel[...], "(K s) C D -> K (s C) D", s=self.stride)
+        return _convolve(blocks, kernel, self.dilation) + self.bias[...], _last(blocks, tail.shape[1])
 
 
 class ConvTranspose1d(nnx.Module):
@@ -60,9 +60,9 @@ class ConvTranspose1d(nnx.Module):
     def step(self, x: Float[Array, "B T C"], tail: Float[Array, "B 1 C"]) -> tuple[Array, Array]:
         """[B, T, C] -> [B, T s, D]."""
         steps = jnp.concatenate([tail, x], axis=1)
-        kernel = rearrange(self.kernel[...], "K C D -> (K C) D")
-        y = jnp.concatenate([x, steps[:, :-1]], axis=-1) @ kernel
-        return rearrange(y, "B T (s D) -> B (T s) D", s=self.stride) + self.bias[...], _last(steps, 1)
+        windows = rearrange([x, steps[:, :-1]], "K B T C -> (B T) (K C)")
+        y = windows @ rearrange(self.kernel[...], "K C D -> (K C) D")
+        return rearrange(y, "(B T) (s D) -> B (T s) D", B=len(x), s=self.stride) + self.bias[...], _last(steps, 1)
 
 
 class Residual(nnx.Module):
@@ -106,8 +106,8 @@ class Downsample(nnx.Module):
         padding = jnp.tile(x[:, :1], (1, 1, self.stride))  # [B, 1, s C]
         tail = jnp.where(state.begun[:, None, None], state.tail, padding)
         blocks = jnp.concatenate([tail, _in_blocks(x, self.stride, "edge")], axis=1)
-        y = _taps(blocks, 2, 1) @ rearrange(self.kernel[...], "K C D -> (K C) D")
-        return y, DownsampleState(_last(blocks, 1), jnp.ones_like(state.begun))
+        kernel = rearrange(self.kernel[...], "(K s) C D -> K (s C) D", s=self.stride)
+        return _convolve(blocks, kernel), DownsampleState(_last(blocks, 1), jnp.ones_like(state.begun))
 
 
 class Upsample(nnx.Module):
@@ -179,10 +179,20 @@ def _in_blocks(x: Array, stride: int, mode: str) -> Array:
     return rearrange(whole, "B (T s) C -> B T (s C)", s=stride)
 
 
-def _taps(x: Array, n_taps: int, dilation: int) -> Array:
-    """What each output looks at, oldest first: [B, S, C] -> [B, T, n_taps C]."""
-    n_steps = x.shape[1] - (n_taps - 1) * dilation
-    return jnp.concatenate([x[:, i * dilation : i * dilation + n_steps] for i in range(n_taps)], axis=-1)
+def _convolve(x: Float[Array, "B S C"], kernel: Float[Array, "K C D"], dilation: int = 1) -> Float[Array, "B T D"]:
+    """Convolve without padding; the first tap looks furthest back.
+
+    As a product of copied windows it would be as fast in streaming, but three times slower to train on CPU.
+    """
+    dtype = jnp.result_type(x, kernel)
+    return lax.conv_general_dilated(
+        x.astype(dtype),
+        kernel.astype(dtype),
+        (1,),
+        "VALID",
+        rhs_dilation=(dilation,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
 
 
 def _last(x: Array, n_steps: int) -> Array:

@@ -64,10 +64,9 @@ def _words(files: dict[str, Path], who: Who) -> Iterator[Word]:
     if file is None:
         return
     try:
-        for utterance in _utterances(file):
-            for word in utterance.get("words", []):
-                if "start" in word and "end" in word:  # the aligner leaves numerals without
-                    yield word_at(who, word["start"], word["end"], word["word"])
+        for word in (word for utterance in _utterances(file) for word in utterance.get("words", [])):
+            if "start" in word and "end" in word:  # the aligner leaves numerals without
+                yield word_at(who, word["start"], word["end"], word["word"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(Problem(file, f"is no transcript: {type(error).__name__}: {error}")) from error
 

@@ -12,14 +12,13 @@ Latents that were prepared are of whole sessions, so none is kept.
 U units, N text tokens.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
-from wanstreamer_jax.data.layout import Layout, encode_persona
+from wanstreamer_jax.data.layout import encode_persona
 from wanstreamer_jax.data.record import Record, Streams, to_float32
 from wanstreamer_jax.data.tasks import TASKS
 from wanstreamer_jax.data.tasks.example import (
@@ -33,50 +32,33 @@ from wanstreamer_jax.data.tasks.example import (
 )
 from wanstreamer_jax.data.tasks.understanding import OVER_MS
 from wanstreamer_jax.data.text import unit_of_end, unit_of_start
-from wanstreamer_jax.data.world import Split, Who
+from wanstreamer_jax.data.world import Who
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS
-from wanstreamer_jax.tokens import Tokenizer
 
 _NOTHING = Streams(*[False] * len(Streams._fields))
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How recordings are read. Without their tokenizer there are neither captions nor instructions."""
-
-    layout: Layout
-    tokenizer: Tokenizer | None
-    split: Split
-    n_units: int
-
-    def instruction(self, task: str, rng: np.random.Generator) -> Int32[np.ndarray, " P"]:
-        """Tokens of what the agent is told."""
-        if self.tokenizer is None:
-            return np.zeros(0, np.int32)
-        return encode_persona(TASKS[task].instructions.pick(rng, self.split), self.tokenizer, self.layout)
-
-
-def example_of(task: str, record: Record, rng: np.random.Generator, reading: Reading) -> Example | None:
+def example_of(task: str, record: Record, rng: np.random.Generator, setting: Setting) -> Example | None:
     """An example of a task from somewhere in a record, of at most so many units; none when it has no material."""
-    return _MAKERS[task](task, record, rng, reading) if task in _MAKERS else None
+    return _MAKERS[task](task, record, rng, setting) if task in _MAKERS else None
 
 
-def _transcribe(task: str, record: Record, rng: np.random.Generator, reading: Reading) -> Example | None:
+def _transcribe(task: str, record: Record, rng: np.random.Generator, setting: Setting) -> Example | None:
     if not (record.streams.user_audio and record.streams.heard):
         return None
     is_free = _free(record, record.n_heard, Who.USER)
     said = record.n_heard > 1
-    starts = [s for s in np.flatnonzero(is_free[:-1]) if said[s : s + reading.n_units].any()]
+    starts = [s for s in np.flatnonzero(is_free[:-1]) if said[s : s + setting.n_units].any()]
     if not starts:
         return None
     start = int(rng.choice(starts))
-    units = slice(start, min(start + reading.n_units, record.n_units))
+    units = slice(start, min(start + setting.n_units, record.n_units))
     has = _NOTHING._replace(user_audio=True, heard=True, agent_text=True)
-    blank = _blank(record, units.stop - units.start, reading)
+    blank = _blank(record, units.stop - units.start, setting)
     taken = blank._replace(
         name=f"{record.name} + {start}, {task}",
         streams=has,
-        persona=reading.instruction(task, rng),
+        persona=_instruction(task, rng, setting),
         user_samples=record.user_samples[units],
         agent_text=record.heard[units],
         n_agent_text=record.n_heard[units],
@@ -86,21 +68,21 @@ def _transcribe(task: str, record: Record, rng: np.random.Generator, reading: Re
     return Example(taken, counts_of(has, taken.n_units))
 
 
-def _speak(task: str, record: Record, rng: np.random.Generator, reading: Reading) -> Example | None:
+def _speak(task: str, record: Record, rng: np.random.Generator, setting: Setting) -> Example | None:
     """What the agent says is typed first, then it is said as it was."""
     is_seen = task == "joint_generation"
     there = record.streams
     if not (there.agent_audio and there.agent_text and (there.agent_video or not is_seen)):
         return None
-    spans = list(_utterances(record, reading))
+    spans = list(_utterances(record, setting))
     if not spans:
         return None
     start, stop = spans[int(rng.integers(len(spans)))]
-    typed = _typed(record, slice(start, stop), reading)
+    typed = _typed(record, slice(start, stop), setting)
     lead, n = len(typed), len(typed) + stop - start
     has = _NOTHING._replace(agent_audio=True, agent_text=True, agent_video=is_seen, portrait=is_seen and there.portrait)
-    taken = _blank(record, n, reading)
-    taken.user_text[:lead], taken.n_user_text[:lead] = _rows(typed, reading.layout.max_user_text)
+    taken = _blank(record, n, setting)
+    taken.user_text[:lead], taken.n_user_text[:lead] = _rows(typed, setting.layout.max_user_text)
     taken.agent_text[lead:], taken.n_agent_text[lead:] = record.agent_text[start:stop], record.n_agent_text[start:stop]
     taken.agent_samples[lead:] = record.agent_samples[start:stop]
     if is_seen:
@@ -110,29 +92,29 @@ def _speak(task: str, record: Record, rng: np.random.Generator, reading: Reading
     taken = taken._replace(
         name=f"{record.name} + {start}, {task}",
         streams=has,
-        persona=reading.instruction(task, rng),
+        persona=_instruction(task, rng, setting),
         portrait=record.portrait if has.portrait else taken.portrait,
         voice=record.voice,
     )
     return Example(taken, counts_of(has, n, picture_from=lead))
 
 
-def _utterances(record: Record, reading: Reading) -> Iterator[tuple[int, int]]:
+def _utterances(record: Record, setting: Setting) -> Iterator[tuple[int, int]]:
     """Stretches of units in which the agent says something whole, each as long as there is room for it."""
     is_free = _free(record, record.n_agent_text, Who.AGENT)
     for start in np.flatnonzero(is_free[:-1] & (record.n_agent_text > 1)).tolist():
-        for stop in range(min(start + reading.n_units, record.n_units), start, -1):
+        for stop in range(min(start + setting.n_units, record.n_units), start, -1):
             units = slice(start, stop)
-            if is_free[stop] and len(_typed(record, units, reading)) + stop - start <= reading.n_units:
+            if is_free[stop] and len(_typed(record, units, setting)) + stop - start <= setting.n_units:
                 yield start, stop
                 break
 
 
-def _typed(record: Record, units: slice, reading: Reading) -> list[list[int]]:
+def _typed(record: Record, units: slice, setting: Setting) -> list[list[int]]:
     """The agent's text of some units as it is typed, unit by unit."""
     rows = zip(record.agent_text[units], record.n_agent_text[units], strict=True)
     ids = [i for row, n in rows for i in row[: n - 1].tolist()]  # without <unit_end>
-    most = max(1, reading.layout.max_user_text)
+    most = max(1, setting.layout.max_user_text)
     return [ids[at : at + most] for at in range(0, len(ids), most)]
 
 
@@ -154,9 +136,9 @@ def _free(record: Record, n_text: Int32[np.ndarray, " U"], who: Who) -> np.ndarr
     return is_free
 
 
-def _blank(record: Record, n_units: int, reading: Reading) -> Record:
+def _blank(record: Record, n_units: int, setting: Setting) -> Record:
     """So many units in which nothing happens."""
-    layout = reading.layout
+    layout = setting.layout
     agent_text = np.zeros((n_units, layout.max_agent_text), np.int32)
     agent_text[:, 0] = layout.unit_end
     user_size, agent_size = (record.user_frames.shape[2:], record.agent_frames.shape[2:])
@@ -182,16 +164,18 @@ def _blank(record: Record, n_units: int, reading: Reading) -> Record:
     )
 
 
-def _caption(task: str, record: Record, rng: np.random.Generator, reading: Reading) -> Example | None:
-    if reading.tokenizer is None:
-        return None
-    setting = Setting(reading.layout, reading.tokenizer, reading.split, reading.n_units)
+def _instruction(task: str, rng: np.random.Generator, setting: Setting) -> Int32[np.ndarray, " P"]:
+    """Tokens of what the agent is told."""
+    return encode_persona(TASKS[task].instructions.pick(rng, setting.split), setting.tokenizer, setting.layout)
+
+
+def _caption(task: str, record: Record, rng: np.random.Generator, setting: Setting) -> Example | None:
     kind = task.removesuffix("_captioning")
     captions = [c for c in record.labels.get("captions", ()) if c["of"] == kind and _is_within(c, record, setting)]
     if not captions:
         return None
     caption = captions[int(rng.integers(len(captions)))]
-    instruction = TASKS[task].instructions.pick(rng, reading.split)
+    instruction = TASKS[task].instructions.pick(rng, setting.split)
     try:
         made = compose(f"{record.name}, {task}", instruction, _CAPTIONED[kind](caption, record, setting), setting)
     except DoesNotFitError:
@@ -237,7 +221,7 @@ _CAPTIONED: dict[str, Callable[[Mapping[str, Any], Record, Setting], Content]] =
     "audio": _of_audio,
     "video": _of_video,
 }
-_MAKERS: dict[str, Callable[[str, Record, np.random.Generator, Reading], Example | None]] = {
+_MAKERS: dict[str, Callable[[str, Record, np.random.Generator, Setting], Example | None]] = {
     "asr": _transcribe,
     "tts": _speak,
     "joint_generation": _speak,

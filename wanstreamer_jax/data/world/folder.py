@@ -2,26 +2,24 @@
 
 import functools
 import json
-import secrets
-import shutil
-import wave
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.video.frame import VideoFrame
 from jaxtyping import Float32, UInt8
 
 from wanstreamer_jax.data.world.lexicon import AGENT_NAME, AGENT_VOICE, PERSONA
 from wanstreamer_jax.data.world.session import Session, World, in_processes, make_session
 from wanstreamer_jax.data.world.speech import speak
+from wanstreamer_jax.files import pending_directory
 from wanstreamer_jax.media import MediaWriter
+from wanstreamer_jax.media.picture import write_png
+from wanstreamer_jax.media.sound import write_wav
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS, Picture
 
 LICENCE = "CC0-1.0"
-_VOICE_SAMPLE = f"Hello, I am {AGENT_NAME}. I am listening."
+VOICE_SAMPLE = f"Hello, I am {AGENT_NAME}. I am listening."
 
 
 def write_session(session: Session, folder: Path) -> None:
@@ -36,20 +34,15 @@ def write_session(session: Session, folder: Path) -> None:
     """
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: remove it, or name another folder")
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    part.mkdir(parents=True)
-    try:
-        _write_film(part / "user.mp4", session.user_frames, session.user_samples)
-        _write_film(part / "agent.mp4", session.agent_frames, session.agent_samples)
-        _write_png(part / "portrait.png", session.portrait)
-        _write_wav(part / "voice.wav", speak(_VOICE_SAMPLE, AGENT_VOICE).samples)
+    with pending_directory(folder) as fresh:
+        _write_film(fresh / "user.mp4", session.user_frames, session.user_samples)
+        _write_film(fresh / "agent.mp4", session.agent_frames, session.agent_samples)
+        write_png(fresh / "portrait.png", session.portrait)
+        write_wav(fresh / "voice.wav", speak(VOICE_SAMPLE, AGENT_VOICE).samples)
         labels = session.labels.to_json()
         words = [json.dumps(_in_order(word, "who", "start_ms", "end_ms", "text")) for word in labels.pop("words")]
-        (part / "words.jsonl").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
-        (part / "session.json").write_text(json.dumps(_about(session, labels), indent=1), encoding="utf-8")
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        (fresh / "words.jsonl").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+        (fresh / "session.json").write_text(json.dumps(_about(session, labels), indent=1), encoding="utf-8")
 
 
 def write_sessions(folder: Path, seeds: Iterable[int], world: World, workers: int = 1) -> Iterator[Path]:
@@ -82,18 +75,3 @@ def _in_order(fields: dict[str, Any], *names: str) -> dict[str, Any]:
 def _write_film(path: Path, frames: UInt8[np.ndarray, "T H W 3"], samples: Float32[np.ndarray, " n"]) -> None:
     with MediaWriter(path, Picture(frames.shape[2], frames.shape[1])) as writer:
         writer.write(frames, samples)
-
-
-def _write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
-        stream = container.add_stream("png", rate=1)
-        stream.codec_context.width, stream.codec_context.height = image.shape[1], image.shape[0]
-        stream.codec_context.pix_fmt = "rgb24"
-        for frame in (VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"), None):
-            container.mux(stream.encode(frame))
-
-
-def _write_wav(path: Path, samples: Float32[np.ndarray, " n"]) -> None:
-    with wave.open(str(path), "wb") as out:
-        out.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
-        out.writeframes(np.round(samples * (2**15 - 1)).astype("<i2").tobytes())

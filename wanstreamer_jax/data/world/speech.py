@@ -120,6 +120,7 @@ def _library() -> Iterator[ctypes.CDLL]:
         if library.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), _OPTIONS) != _RATE_HZ:
             raise RuntimeError(_MISSING.format(f"{path} does not start"))
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        ctypes.CDLL(None).srand(1)  # the breath of some voices is drawn by the C library, which is never loaded anew
         yield library
         library.espeak_Terminate()
     finally:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.world import Session, Split, World
+from wanstreamer_jax.media.sound import write_wav
 from wanstreamer_jax.model import part
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT, Picture
 from wanstreamer_jax.training import pictures
@@ -22,7 +23,7 @@ from wanstreamer_jax.training.config import AudioVAEWeights, Training
 from wanstreamer_jax.training.recordings import recorded
 from wanstreamer_jax.training.sharding import AXES
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, Sample, Source, Stage, Trees
-from wanstreamer_jax.training.stages.latents import divergence, sample_latents, statistics
+from wanstreamer_jax.training.stages.latents import divergence, mean_square, sample_latents, statistics
 
 Sound = Float[Array, "B n"]
 WINDOWS = (256, 512, 1024, 2048)  # samples: 11 to 85 ms
@@ -58,7 +59,7 @@ def reconstruction(
     decoded = vae.decoder(sample_latents(latents, key)).astype(jnp.float32)
     spectra = [(magnitudes(clips, window), magnitudes(decoded, window)) for window in WINDOWS]
     terms = {
-        "waveform": jnp.mean(jnp.abs(decoded - clips)),
+        "waveform": jnp.mean(jnp.abs(decoded - clips)) / (jnp.mean(jnp.abs(clips)) + FLOOR),
         "log_spectrum": jnp.mean(jnp.stack([jnp.mean(jnp.abs(_nepers(a) - _nepers(b))) for a, b in spectra])),
         "convergence": jnp.mean(jnp.stack([_convergence(a, b) for a, b in spectra])),
         "kl": divergence(latents),
@@ -103,13 +104,14 @@ def measure(
     decoded = vae.decoder(latents.mean).astype(jnp.float32)
     difference = _nepers(magnitudes(clips, MEASURED_WINDOW)) - _nepers(magnitudes(decoded, MEASURED_WINDOW))
     error, power = jnp.sum(jnp.square(clips - decoded)), jnp.sum(jnp.square(clips))
+    quiet = clips.size * FLOOR**2 / 2  # power of a sine at the floor: silence has none to compare with
     return {
         "log_spectral_distance_db": DECIBELS * jnp.mean(jnp.sqrt(jnp.mean(jnp.square(difference), axis=-1))),
-        "snr_db": 10 * jnp.log10(power / error),
-        "loudness_error_db": 10 * jnp.log10(jnp.sum(jnp.square(decoded)) / power),
+        "snr_db": 10 * jnp.log10((power + quiet) / (error + quiet)),
+        "loudness_error_db": 10 * jnp.log10((jnp.sum(jnp.square(decoded)) + quiet) / (power + quiet)),
         "posterior_std": jnp.mean(jnp.exp(latents.log_variance / 2)),
         "latent_mean": jnp.mean(latents.mean, axis=(0, 1)),
-        "latent_square": jnp.mean(jnp.square(latents.mean), axis=(0, 1)),
+        "latent_square": mean_square(latents, (0, 1)),
     }
 
 
@@ -127,7 +129,7 @@ def draw(shown: Mapping[str, np.ndarray], folder: Path) -> None:
     sounds = [np.concatenate(list(shown[name])) for name in ("clips", "decoded")]
     pictures.write_sheet(folder / "spectrogram.png", [_spectrogram(sound) for sound in sounds])
     for name, sound in zip(("clips", "decoded"), sounds, strict=True):
-        pictures.write_wav(folder / f"{name}.wav", sound)
+        write_wav(folder / f"{name}.wav", sound)
 
 
 def _spectrogram(sound: np.ndarray) -> np.ndarray:
@@ -162,10 +164,12 @@ def normalise(vae: Params, mean: Float[np.ndarray, " C"], std: Float[np.ndarray,
 
 
 def source(config: Config, training: Training, heldout: bool, data: Path | None) -> Source:
-    """Clips of both sounds."""
+    """Clips of the agent's sound, and of the user's on request: an agent encodes its own sound only."""
     weights: AudioVAEWeights = training.weights
     if data is not None:
-        take = functools.partial(recorded_sound, n_clips=weights.clips, n_latents=weights.latents)
+        take = functools.partial(
+            recorded_sound, n_clips=weights.clips, n_latents=weights.latents, with_user=weights.user
+        )
         return recorded(config, training, heldout, data, take)
     world = World(
         split=Split.HELDOUT if heldout else Split.TRAIN,
@@ -173,12 +177,13 @@ def source(config: Config, training: Training, heldout: bool, data: Path | None)
         user_picture=SMALL,
         agent_picture=SMALL,
     )
-    cut = functools.partial(_cut, n_clips=weights.clips, n_latents=weights.latents)
+    cut = functools.partial(_cut, weights=weights)
     return WorldClips(world, training.samples, cut)
 
 
-def _cut(rng: np.random.Generator, session: Session, n_clips: int, n_latents: int) -> Sample:
-    return {"clips": cut_sound(rng, (session.agent_samples, session.user_samples), n_clips, n_latents)}
+def _cut(rng: np.random.Generator, session: Session, weights: AudioVAEWeights) -> Sample:
+    sounds = [session.agent_samples, session.user_samples][: 1 + weights.user]
+    return {"clips": cut_sound(rng, sounds, weights.clips, weights.latents)}
 
 
 def _seconds(_config: Config, training: Training) -> float:

@@ -22,7 +22,6 @@ import numpy as np
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.flow import guided, noised, solver_times, velocity
 from wanstreamer_jax.model import Latents, part
-from wanstreamer_jax.timeline import UNIT_MS
 from wanstreamer_jax.training import pictures
 from wanstreamer_jax.training.config import DistillWeights, Training
 from wanstreamer_jax.training.distillation import (
@@ -48,7 +47,7 @@ from wanstreamer_jax.training.stages.interact import (
     velocity_errors,
     written_tokens,
 )
-from wanstreamer_jax.training.stages.sessions import Windows, window_source, windows
+from wanstreamer_jax.training.stages.sessions import Windows, seconds_of_window, window_source, windows
 from wanstreamer_jax.transformer import FlowTime
 
 STUDENT, CRITIC, TEACHER = "student", "critic", "transformer"
@@ -223,8 +222,13 @@ def measure(
     _, metrics = following(config, weights, trainees, frozen, batch, follow_key)
     parts = _with(frozen, trainees[STUDENT])
     closed, one_step = closed_and_one_step(config, parts, batch, live_key, noise_key)
-    shown = {"closed_loop": closed, "one_step": one_step, "real": windows(config, parts, batch).session.clean}
-    levels = {f"{name}_{kind}": x for name, z in shown.items() for kind, x in _levels(config, frozen, z).items()}
+    seen = windows(config, parts, batch)
+    shown = {"closed_loop": closed, "one_step": one_step, "real": seen.session.clean}
+    levels = {
+        f"{name}_{kind}": x
+        for name, latents in shown.items()
+        for kind, x in _levels(config, frozen, seen.portrait, latents).items()
+    }
     gaps = {f"{kind}_gap": jnp.abs(levels[f"closed_loop_{kind}"] - levels[f"real_{kind}"]) for kind in LEVELS}
     return {f"path_{name}": x for name, x in metrics.items()} | levels | gaps
 
@@ -244,11 +248,11 @@ def closed_and_one_step(
     return Latents(own["audio_mean"], own["video_mean"]), one_step
 
 
-def _levels(config: Config, frozen: Trees, latents: Latents) -> Metrics:
+def _levels(config: Config, frozen: Trees, portrait: jax.Array, latents: Latents) -> Metrics:
     """Root mean square of sound in dB of full scale, and mean pixel, 0 black to 1 white."""
     audio = latents.audio.reshape(len(latents.audio), -1, latents.audio.shape[-1])
     samples = part(config, frozen, "audio_vae").decoder(audio)
-    brightness = (jnp.mean(decode(config, frozen, latents)) + 1) / 2
+    brightness = (jnp.mean(decode(config, frozen, portrait, latents)) + 1) / 2
     return {"loudness_db": 10 * jnp.log10(jnp.mean(jnp.square(samples)) + 1e-10), "brightness": brightness}
 
 
@@ -260,17 +264,14 @@ def preview(
     first = jax.tree.map(lambda x: x[:1], batch)
     parts = _with(frozen, trainees[STUDENT])
     closed, one_step = closed_and_one_step(config, parts, first, *jax.random.split(key))
-    real = windows(config, parts, first).session.clean
-    shown = {"real": real, "one_step": one_step, "closed_loop": closed}
-    return {name: decode(config, frozen, latents) for name, latents in shown.items()}
+    seen = windows(config, parts, first)
+    shown = {"real": seen.session.clean, "one_step": one_step, "closed_loop": closed}
+    return {name: decode(config, frozen, seen.portrait, latents) for name, latents in shown.items()}
 
 
 def draw(shown: Mapping[str, np.ndarray], folder: Path) -> None:
     """Six moments of each, and all as a film, one above the other."""
-    clips = [shown[name] for name in ("real", "one_step", "closed_loop")]
-    at = np.linspace(0, clips[0].shape[1] - 1, 6).astype(int)
-    pictures.write_sheet(folder / "closed_loop.png", [pictures.tiles(x[:, at]) for x in clips])
-    pictures.write_film(folder / "closed_loop.mp4", np.concatenate(clips, axis=2))
+    pictures.write_compared(folder, "closed_loop", [shown[name] for name in ("real", "one_step", "closed_loop")])
 
 
 def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) -> tuple[Config, Trees]:
@@ -278,10 +279,6 @@ def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) 
     del measured
     flow = dataclasses.replace(config.flow, guidance=1.0)
     return dataclasses.replace(config, flow=flow), {TEACHER: trainees[STUDENT]}
-
-
-def _seconds(_config: Config, training: Training) -> float:
-    return training.weights.units * UNIT_MS / 1000
 
 
 stage = Stage(
@@ -297,5 +294,5 @@ stage = Stage(
     finish=finish,
     helpers=(CRITIC,),
     unit="s of session",
-    units_per_sample=_seconds,
+    units_per_sample=seconds_of_window,
 )

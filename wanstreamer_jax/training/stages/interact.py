@@ -22,19 +22,18 @@ from wanstreamer_jax.config import Config, FlowConfig
 from wanstreamer_jax.flow import noised, shifted, velocity
 from wanstreamer_jax.model import Latents, part
 from wanstreamer_jax.session import Noisy, Predicted, forward
-from wanstreamer_jax.timeline import UNIT_MS
 from wanstreamer_jax.training import pictures
-from wanstreamer_jax.training.config import DistillWeights, SessionWeights, Training
+from wanstreamer_jax.training.config import DistillWeights, Training, WindowWeights
 from wanstreamer_jax.training.sharding import token_spread
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Stage, Trees
-from wanstreamer_jax.training.stages.sessions import Windows, window_source, windows
+from wanstreamer_jax.training.stages.sessions import Windows, seconds_of_window, window_source, windows
 from wanstreamer_jax.transformer import FlowTime
 
 AGENT, TRAINED = "agent", ("transformer", "perception")
 FROZEN = ("video_vae", "audio_vae")
 
 
-def init(config: Config, weights: SessionWeights, parts: Trees, key: jax.Array) -> Trees:
+def init(config: Config, weights: WindowWeights, parts: Trees, key: jax.Array) -> Trees:
     """The agent's Transformer, and its eyes and ears: one tree, for one loss moves both."""
     del config, weights, key
     return {AGENT: {name: parts[name] for name in TRAINED}}
@@ -50,7 +49,7 @@ def objectives(training: Training) -> tuple[Objective, ...]:
 
 
 def interaction(
-    config: Config, weights: SessionWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+    config: Config, weights: WindowWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, Metrics]:
     """Text, and velocities at random flow times."""
     seen = windows(config, frozen | trainees[AGENT], batch)
@@ -63,7 +62,7 @@ def interaction(
     return add_up(weights, terms), terms | more
 
 
-def add_up(weights: SessionWeights | DistillWeights, terms: Metrics) -> jax.Array:
+def add_up(weights: WindowWeights | DistillWeights, terms: Metrics) -> jax.Array:
     """The weighted sum of terms that have a weight of their name."""
     return jnp.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
 
@@ -136,7 +135,7 @@ def mean_over_units(x: Float[Array, "B U *C"], stream: str, batch: Batch) -> jax
 
 
 def measure(
-    config: Config, weights: SessionWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+    config: Config, weights: WindowWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> Metrics:
     """The loss and its terms on held-out windows, conditioned and at the solver's pairs of times."""
     seen = windows(config, frozen | trainees[AGENT], batch)
@@ -149,7 +148,7 @@ def measure(
 
 
 def preview(
-    config: Config, weights: SessionWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+    config: Config, weights: WindowWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> Metrics:
     """One step from noise to clean for every unit of the first window, beside what it was."""
     del weights
@@ -159,32 +158,26 @@ def preview(
     ones = jnp.ones(first["unit_mask"].shape)
     predicted = predict(seen, noise, FlowTime(ones, ones), jnp.zeros(ones.shape, bool))
     one_step = jax.tree.map(jnp.subtract, noise, predicted.velocities)
-    return {"real": decode(config, frozen, seen.session.clean), "one_step": decode(config, frozen, one_step)}
+    shown = {"real": seen.session.clean, "one_step": one_step}
+    return {name: decode(config, frozen, seen.portrait, latents) for name, latents in shown.items()}
 
 
-def decode(config: Config, parts: Trees, latents: Latents) -> jax.Array:
-    """Frames [B, T, H, W, 3] in [-1, 1] of units of latents, as if they were a session's first."""
+def decode(config: Config, parts: Trees, portrait: Float[Array, "B h w C"], latents: Latents) -> jax.Array:
+    """Frames [B, T, H, W, 3] in [-1, 1] of units of latents, begun with the portrait as every stream is."""
     decoder = part(config, parts, "video_vae").decoder
-    _, state = decoder.first(latents.video[:, :1], decoder.init_state(len(latents.video)))
+    _, state = decoder.first(portrait[:, None], decoder.init_state(len(portrait)))
     return decoder.step(latents.video, state)[0]
 
 
 def draw(shown: Mapping[str, np.ndarray], folder: Path) -> None:
     """Six moments above what one step makes of them, and both as a film, one above the other."""
-    real, one_step = shown["real"], shown["one_step"]
-    at = np.linspace(0, real.shape[1] - 1, 6).astype(int)
-    pictures.write_sheet(folder / "one_step.png", [pictures.tiles(x[:, at]) for x in (real, one_step)])
-    pictures.write_film(folder / "one_step.mp4", np.concatenate([real, one_step], axis=2))
+    pictures.write_compared(folder, "one_step", [shown["real"], shown["one_step"]])
 
 
 def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) -> tuple[Config, Trees]:
     """What was trained."""
     del measured
     return config, trainees[AGENT]
-
-
-def _seconds(_config: Config, training: Training) -> float:
-    return training.weights.units * UNIT_MS / 1000
 
 
 stage = Stage(
@@ -199,5 +192,5 @@ stage = Stage(
     draw=draw,
     finish=finish,
     unit="s of session",
-    units_per_sample=_seconds,
+    units_per_sample=seconds_of_window,
 )

@@ -17,7 +17,7 @@ class Statistics(NamedTuple):
     std: Float[np.ndarray, " C"]
 
 
-MIN_STD = 1e-3  # of a channel: one that carries nothing is not blown up
+MIN_STD = 1e-3  # of a channel: what is divided by
 
 
 def sample_latents(latents: Gaussian, key: jax.Array) -> jax.Array:
@@ -30,6 +30,15 @@ def divergence(latents: Gaussian) -> jax.Array:
     """Mean Kullback-Leibler divergence from the standard normal distribution, nats a latent number."""
     mean, log_variance = latents.mean.astype(jnp.float32), latents.log_variance.astype(jnp.float32)
     return jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance) / 2
+
+
+def mean_square(latents: Gaussian, axes: tuple[int, ...]) -> Float[jax.Array, " C"]:
+    """Mean square of latents as they are drawn, a number a channel.
+
+    The noise counts: a channel that carries nothing is all noise, and normalised by its mean alone it would be blown
+    up to something that a flow had to learn.
+    """
+    return jnp.mean(jnp.square(latents.mean) + jnp.exp(latents.log_variance), axes)
 
 
 def statistics(mean: Float[np.ndarray, " C"], square: Float[np.ndarray, " C"]) -> Statistics:

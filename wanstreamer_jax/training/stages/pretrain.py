@@ -19,23 +19,23 @@ import numpy as np
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample
 from wanstreamer_jax.data.dataset import Dataset
-from wanstreamer_jax.data.layout import Layout
-from wanstreamer_jax.data.loader import Samples
 from wanstreamer_jax.data.record import Record
+from wanstreamer_jax.data.samples import NOTE, Samples, write_note
 from wanstreamer_jax.data.tasks import TASKS, Example, Setting, make_example
 from wanstreamer_jax.data.tasks.mixture import Mixture
-from wanstreamer_jax.data.tasks.recorded import Reading, example_of
+from wanstreamer_jax.data.tasks.recorded import example_of
 from wanstreamer_jax.data.world import Split
 from wanstreamer_jax.flow import noised
 from wanstreamer_jax.model import Latents
 from wanstreamer_jax.session import Predicted
 from wanstreamer_jax.tokens import Tokenizer, byte_tokenizer
+from wanstreamer_jax.training.clips import HELDOUT_SEED
 from wanstreamer_jax.training.config import PretrainWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.recordings import PER_RECORD, open_dataset
 from wanstreamer_jax.training.stage import Batch, Metrics, Source, Trees
 from wanstreamer_jax.training.stages import interact
-from wanstreamer_jax.training.stages.sessions import HELDOUT_SEED, LOSSES, Window, Windows, records_of, windows
+from wanstreamer_jax.training.stages.sessions import LOSSES, Window, Windows, windows, world_layout
 
 NAMES = tuple(TASKS)  # a sample's task is its place here
 SILENT = "·"  # a unit without text, in a table
@@ -134,13 +134,13 @@ class WorldTasks:
 class RecordedTasks:
     """Examples from recordings."""
 
-    def __init__(self, dataset: Dataset, reading: Reading, window: Window, seed: int):
+    def __init__(self, dataset: Dataset, setting: Setting, window: Window, seed: int):
         self._n_records = len(dataset)
-        self._samples = {task: Samples(dataset, _Take(task, reading, window), seed) for task in NAMES}
+        self._samples = {task: Samples(dataset, _Take(task, setting, window), seed) for task in NAMES}
 
     def has(self, task: str) -> bool:
         """Whether one of some records, from all over the dataset, has material for a task."""
-        return any(self._samples[task][i] for i in range(0, self._n_records, -(-self._n_records // PROBES)))
+        return any(self._samples[task].take(i)[0] for i in range(0, self._n_records, -(-self._n_records // PROBES)))
 
     def make(self, task: str, number: int) -> Sample:
         """Take an example from a record, or from the next that has material.
@@ -148,10 +148,13 @@ class RecordedTasks:
         Raises:
             TrainingError: none has.
         """
+        left_out = None
         for more in range(self._n_records):
             # The next record; and another draw from it than any that a number of this epoch begins with.
-            if sample := self._samples[task][number + more * (PER_RECORD * self._n_records + 1)]:
-                return sample
+            sample, met = self._samples[task].take(number + more * (PER_RECORD * self._n_records + 1))
+            left_out = left_out or met
+            if sample:
+                return sample | {NOTE: write_note(left_out)}
         raise TrainingError(f"no recording has anything for {task}")
 
 
@@ -160,11 +163,11 @@ class _Take:
     """The window of a task from a record; an empty one where the record has no material."""
 
     task: str
-    reading: Reading
+    setting: Setting
     window: Window
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
-        example = example_of(self.task, record, rng, self.reading)
+        example = example_of(self.task, record, rng, self.setting)
         return on_timeline(self.window, example) if example else {}
 
 
@@ -200,21 +203,20 @@ def source(config: Config, training: Training, heldout: bool, data: Path | None)
 
     Raises:
         TrainingError: the recordings were prepared for another agent, or have nothing for any task.
+        DataError: the recordings come without the tokenizer of their text.
         ValueError: a weight of the mixture is below 0, or none is above.
     """
     weights: PretrainWeights = training.weights
     mixture, split = dataclasses.asdict(weights.mixture), Split.HELDOUT if heldout else Split.TRAIN
     Mixture(mixture)  # before recordings are read
-    bytewise = byte_tokenizer()
     if data is None:
-        _, layout = records_of(config, training, heldout, None)
-        setting = Setting(layout, bytewise, split, weights.units)
+        layout = world_layout(config)
+        setting = Setting(layout, byte_tokenizer(), split, weights.units)
         world = WorldTasks(setting, Window(config, layout, weights.units))
         return _tasks(world.make, mixture, training.samples, training)
     dataset = open_dataset(config, data, heldout)
-    known = bytewise if Layout.of(config, bytewise).tokenizer == dataset.layout.tokenizer else None
-    reading = Reading(dataset.layout, known, split, weights.units)
-    recorded = RecordedTasks(dataset, reading, Window(config, dataset.layout, weights.units), training.seed)
+    setting = Setting(dataset.layout, dataset.tokenizer(), split, weights.units)
+    recorded = RecordedTasks(dataset, setting, Window(config, dataset.layout, weights.units), training.seed)
     there = with_material(mixture, recorded, dataset.directory)
     return _tasks(recorded.make, there, PER_RECORD * len(dataset), training)
 

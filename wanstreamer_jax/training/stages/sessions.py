@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Array, Float
 
 from wanstreamer_jax.attention import Tokens
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample, session_window
 from wanstreamer_jax.data.layout import Layout
-from wanstreamer_jax.data.loader import RecordSource, Samples
 from wanstreamer_jax.data.record import Record
+from wanstreamer_jax.data.samples import RecordSource, Samples
 from wanstreamer_jax.data.world import Split, World
 from wanstreamer_jax.data.world_source import WorldSource
 from wanstreamer_jax.model import Latents, Packed, Params, WanStreamer, part, wan_streamer
@@ -28,14 +29,14 @@ from wanstreamer_jax.session import Session
 from wanstreamer_jax.stream import world as prefix
 from wanstreamer_jax.stream.placement import start_angles
 from wanstreamer_jax.stream.world import encode_world, pack_world, to_float, world_tokens
-from wanstreamer_jax.timeline import FRAMES_PER_UNIT
+from wanstreamer_jax.timeline import UNIT_MS, frames_seen
 from wanstreamer_jax.tokens import byte_tokenizer
-from wanstreamer_jax.training.config import SessionWeights, Training
+from wanstreamer_jax.training.clips import HELDOUT_SEED
+from wanstreamer_jax.training.config import DistillWeights, SessionWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.recordings import PER_RECORD, open_dataset
 from wanstreamer_jax.training.stage import Batch
 
-HELDOUT_SEED = 2**31  # of the world: training sessions have lower ones
 LOSSES = ("text", "audio", "video")
 
 
@@ -45,6 +46,7 @@ class Windows(NamedTuple):
     model: WanStreamer
     world: tuple[Packed, Tokens]
     session: Session
+    portrait: Float[Array, "B h w C"]  # latents that the agent's picture begins with
 
 
 def windows(config: Config, params: Params, batch: Batch) -> Windows:
@@ -61,7 +63,7 @@ def windows(config: Config, params: Params, batch: Batch) -> Windows:
         clean=agent_latents(config, params, batch),
         start=batch["start"].astype(jnp.float32),
     )
-    return Windows(model, (packed, world_tokens(config, packed)), session)
+    return Windows(model, (packed, world_tokens(config, packed)), session, latents.video)
 
 
 def world_of(config: Config, params: Params, batch: Batch) -> tuple[prefix.World, Latents]:
@@ -126,8 +128,7 @@ class Window:
 
 def on_timeline(config: Config, sample: Sample) -> Sample:
     """A window without what is not read, and with the angles of where it stands in time."""
-    n = config.vision.frames_per_unit
-    seen = np.arange(1, n + 1) * FRAMES_PER_UNIT // n - 1  # as `observe` chooses them
+    seen = frames_seen(config.vision.frames_per_unit)
     world_end = sample["n_persona"] + max(int(sample["n_voice"]), 1)
     units = int(sample["first_unit"]) + np.arange(len(sample["unit_mask"]))
     kept = {name: x for name, x in sample.items() if name not in ("heard", "n_heard", "first_unit")}
@@ -147,10 +148,15 @@ def loss_weights(sample: Sample) -> Sample:
 
 def window_source(config: Config, training: Training, heldout: bool, data: Path | None) -> Samples:
     """Windows of prepared sessions, or of the synthetic world's."""
-    weights: SessionWeights = training.weights
+    weights: SessionWeights | DistillWeights = training.weights
     records, layout = records_of(config, training, heldout, data)
     per_record = 1 if data is None else PER_RECORD
     return Samples(records, Window(config, layout, weights.units), training.seed, per_record)
+
+
+def seconds_of_window(_config: Config, training: Training) -> float:
+    """How long a window is."""
+    return training.weights.units * UNIT_MS / 1000
 
 
 def records_of(config: Config, training: Training, heldout: bool, data: Path | None) -> tuple[RecordSource, Layout]:
@@ -162,10 +168,15 @@ def records_of(config: Config, training: Training, heldout: bool, data: Path | N
     if data is not None:
         dataset = open_dataset(config, data, heldout)
         return dataset, dataset.layout
+    layout = world_layout(config)
+    world = World(split=Split.HELDOUT if heldout else Split.TRAIN, seconds=training.weights.seconds)
+    first_seed = HELDOUT_SEED if heldout else 0
+    return WorldSource(world, byte_tokenizer(), layout, training.samples, first_seed), layout
+
+
+def world_layout(config: Config) -> Layout:
+    """The layout of the synthetic world's sessions for an agent; TrainingError when that does not read bytes."""
     tokenizer = byte_tokenizer()
     if tokenizer.n_entries != config.text.unit_end:
         raise TrainingError("the synthetic world writes bytes; prepare a dataset with this agent's tokenizer (--data)")
-    layout = Layout.of(config, tokenizer)
-    world = World(split=Split.HELDOUT if heldout else Split.TRAIN, seconds=training.weights.seconds)
-    first_seed = HELDOUT_SEED if heldout else 0
-    return WorldSource(world, tokenizer, layout, training.samples, first_seed), layout
+    return Layout.of(config, tokenizer)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.world import Session, Split, World
 from wanstreamer_jax.model import part
+from wanstreamer_jax.stream.world import to_float
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, VIDEO_FPS
 from wanstreamer_jax.training import pictures
 from wanstreamer_jax.training.clips import WorldClips, cut_video, recorded_video
@@ -27,7 +28,7 @@ from wanstreamer_jax.training.recordings import recorded
 from wanstreamer_jax.training.sharding import AXES
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, Sample, Source, Stage, Trees
 from wanstreamer_jax.training.stages.adversary import Discriminator, hinge, realism
-from wanstreamer_jax.training.stages.latents import divergence, sample_latents, statistics
+from wanstreamer_jax.training.stages.latents import divergence, mean_square, sample_latents, statistics
 from wanstreamer_jax.vae.audio import INITIAL_LOG_VARIANCE
 
 Video = Float[Array, "B T H W 3"]
@@ -151,7 +152,7 @@ def psnr_db(clips: Video, decoded: Video) -> Float[Array, " B"]:
 def as_video(batch: Batch) -> Video:
     """Clips of bytes [B, K, T, H, W, 3] as clips in [-1, 1], all in one axis."""
     clips = batch["clips"]
-    return clips.reshape(-1, *clips.shape[2:]).astype(jnp.float32) / 127.5 - 1
+    return to_float(clips.reshape(-1, *clips.shape[2:]))
 
 
 def _discriminator(key: jax.Array | None = None) -> Discriminator:
@@ -177,7 +178,7 @@ def measure(
         "l1": jnp.mean(jnp.abs(clips - decoded)),
         "posterior_std": jnp.mean(jnp.exp(latents.log_variance / 2)),
         "latent_mean": jnp.mean(latents.mean, axis=(0, 1, 2, 3)),
-        "latent_square": jnp.mean(jnp.square(latents.mean), axis=(0, 1, 2, 3)),
+        "latent_square": mean_square(latents, (0, 1, 2, 3)),
     }
 
 
@@ -216,13 +217,14 @@ def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) 
 def source(config: Config, training: Training, heldout: bool, data: Path | None) -> Source:
     """Clips of the agent's picture."""
     weights: VideoVAEWeights = training.weights
+    n_units = weights.heldout_units if heldout else weights.units
     if data is not None:
-        take = functools.partial(recorded_video, n_clips=weights.clips, n_units=weights.units)
+        take = functools.partial(recorded_video, n_clips=weights.clips, n_units=n_units)
         return recorded(config, training, heldout, data, take)
     world = World(
         split=Split.HELDOUT if heldout else Split.TRAIN, seconds=weights.seconds, agent_picture=config.picture
     )
-    cut = functools.partial(_cut, n_clips=weights.clips, n_units=weights.units)
+    cut = functools.partial(_cut, n_clips=weights.clips, n_units=n_units)
     return WorldClips(world, training.samples, cut)
 
 
