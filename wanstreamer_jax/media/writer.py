@@ -16,7 +16,8 @@ from wanstreamer_jax.media.errors import MediaError
 from wanstreamer_jax.media.output import Output, PendingFile
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, VIDEO_FPS, Picture
 
-_VIDEO_OPTIONS = {"crf": "18", "preset": "veryfast"}
+# Without macroblock trees: x264's AVX-512 code for them reads beyond its rows, so that one film becomes several files.
+_VIDEO_OPTIONS = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
 _AUDIO_BITS_PER_S = 96_000
 _BT709 = 1  # the code of ITU-T H.273 for its primaries, its transfer and its matrix alike
 _LIMITED_RANGE = 1

@@ -1,17 +1,15 @@
 """Pictures, films and sounds that show what a stage does: arrays in [-1, 1] on disk."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
-from av.video.frame import VideoFrame
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from wanstreamer_jax.media.picture import write_png
-from wanstreamer_jax.timeline import VIDEO_FPS
+from wanstreamer_jax.media.writer import MediaWriter
+from wanstreamer_jax.timeline import SAMPLES_PER_FRAME, Picture
 
 GAP = 2  # pixels between rows of a sheet
 
@@ -35,12 +33,8 @@ def write_sheet(path: Path, rows: Sequence[UInt8[np.ndarray, "_ w 3"]]) -> None:
 def write_film(path: Path, clips: Float[np.ndarray, "K T H W 3"]) -> None:
     """Clips one after the other, as MP4."""
     frames = as_bytes(rearrange(clips, "K T H W C -> (K T) H W C"))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(VIDEO_FPS), options={"crf": "18"})
-        stream.codec_context.width, stream.codec_context.height = frames.shape[2], frames.shape[1]
-        stream.codec_context.pix_fmt = "yuv420p"
-        for frame in (*(VideoFrame.from_ndarray(f, format="rgb24") for f in frames), None):
-            container.mux(stream.encode(frame))
+    with MediaWriter(path, Picture(frames.shape[2], frames.shape[1])) as writer:
+        writer.write(frames, np.zeros(len(frames) * SAMPLES_PER_FRAME, np.float32))
 
 
 def write_compared(folder: Path, name: str, clips: Sequence[Float[np.ndarray, "K T H W 3"]]) -> None:
