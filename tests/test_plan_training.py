@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 
 from tests.small import small_config
-from wanstreamer_jax import plan
+from wanstreamer_jax import attention_tiles, plan
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.planning.hardware import GPUS
 from wanstreamer_jax.planning.step import batch_of, parts_of, trace_layers, trace_step
 from wanstreamer_jax.planning.training import meshes, plan_training, training_floor, training_memory
+from wanstreamer_jax.timeline import Picture
 from wanstreamer_jax.training.config import MeshShape, SessionWeights, Training
 from wanstreamer_jax.training.sharding import batch_sharding, make_mesh, replicated, shard_tree
 from wanstreamer_jax.training.stages import interact
 from wanstreamer_jax.training.step import Program
 
-UNITS = 4
+TILE = 16  # queries: as small beside a session as tiles are
+UNITS, PICTURE = 4, Picture(96, 96)  # enough latents to outweigh the samples of the user's sound, as real agents have
 # What a GPU's compiler does too: rematerialisation stays what it is until instructions have their order. XLA:CPU
 # drops the barriers first, finds what is computed again equal to what was computed, and keeps it.
 # The other two only make it compile faster.
@@ -30,11 +32,19 @@ AS_ON_A_GPU = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_tiles():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_tiles, "TILE", TILE)
+        yield
+
+
 def agent(width: int, layers: int, dtype: str = "float32") -> Config:
     base = small_config()
-    sizes = {"width": width, "mlp": 2 * width, "layers": layers, "vocab": 257, "dtype": dtype}
+    sizes = {"width": width, "mlp": 2 * width, "layers": layers, "heads": 8, "vocab": 257, "dtype": dtype}
     text = dataclasses.replace(base.text, unit_end=256)
-    return dataclasses.replace(base, transformer=dataclasses.replace(base.transformer, **sizes), text=text)
+    transformer = dataclasses.replace(base.transformer, **sizes)
+    return dataclasses.replace(base, transformer=transformer, text=text, picture=PICTURE)
 
 
 def settings(mesh=(1, 1, 1), batch=8, **changes) -> Training:
@@ -104,17 +114,18 @@ def test_in_the_end_all_gradients_are_alive_in_float32():
     config = agent(64, 40, "bfloat16")  # of many layers: these are the most that is ever alive
     step = step_of(config, settings(batch=1, mesh=(), compute="bfloat16"))
     n_parameters = sum(x.size for x in jax.tree.leaves(parts_of(config)[0]))
-    window, gradients = step.peak(1.0, 1.0)
-    assert gradients == pytest.approx(4 * n_parameters, rel=0.01)
+    window, gradients = step.peak(0.1, 1.0)
+    assert gradients == pytest.approx(4 * n_parameters, rel=0.02)
     assert window < 0.1 * gradients
 
 
 def test_computing_a_layer_again_saves_what_is_inside_it():
-    """Of each further layer one stream stays, and the gradients of its parameters."""
-    step = step_of(agent(64, 2), settings(batch=1, mesh=()))
-    (one, two), kept = step.phases[0], UNITS * 26 + 17
-    grown = two[:, 0].max() - one[:, 0].max()
-    assert 0 < grown < 3 * 4 * kept * 64
+    """Of each further layer its input stays, and of its attention values and log-sum-exp."""
+    config = agent(64, 2)
+    (one, two), sizes = step_of(config, settings(batch=1, mesh=())).phases[0], config.transformer
+    n_slots = config.n_world + UNITS * (config.layout.n_slice + config.layout.n_agent_media)
+    kept = 4 * n_slots * (sizes.width + sizes.heads * (sizes.head_size + 1))
+    assert two[:, 0].max() - one[:, 0].max() == pytest.approx(kept, rel=0.1)
 
 
 def test_time_is_shared_out_and_bound_by_the_longest():
@@ -190,9 +201,5 @@ def test_a_mesh_that_cannot_be_says_why():
         (("tests/small_preset.py", "tinny"), "did you mean 'tiny'?"),
     ],
 )
-def test_an_impossible_choice_is_one_sentence(capsys, change, sentence):
-    assert plan.main(EXAMPLE.replace(*change).split()) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert sentence in err
-    assert err.count("\n") == 1
+def test_an_impossible_choice_is_one_sentence(assert_refused, change, sentence):
+    assert_refused(plan.main(EXAMPLE.replace(*change).split()), sentence)

@@ -67,8 +67,8 @@ def forward(
 ) -> Predicted:
     """Predict every text token and every velocity of a session in one pass; `world` comes from `stream.world`.
 
-    For gradients, `remat` computes every layer again instead of keeping what is inside it, and `cut` takes keys and
-    values of clean tokens as constants.
+    For gradients, `remat` computes every layer again, but for its attention, instead of keeping what is inside it, and
+    `cut` takes keys and values of clean tokens as constants.
     """
     packed, world_rule = world
     layout, U = model.config.layout, session.n_user_text.shape[1]

@@ -6,7 +6,7 @@ A block of units meets the world, the commits that its window reaches back to, a
     block of units 2 and 3       x     x  x   x  x                         x x
     block of units 4 and 5       x        (0) x  x   x  x                       x x
 
-Scores of a block are computed again for the gradient instead of being kept.
+Within a block queries come in tiles, whose scores are computed again for the gradient (`attention_tiles`).
 
 B sessions, U units, T tokens, S slots, N heads, K key/value heads, H head size.
 """
@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from wanstreamer_jax.attention import Tokens, attend, visible
+from wanstreamer_jax.attention import Tokens, visible
+from wanstreamer_jax.attention_tiles import attend_tiles
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.timeline import UnitLayout
 from wanstreamer_jax.transformer import Attend
@@ -52,14 +53,16 @@ class Spans(NamedTuple):
 class Spread(NamedTuple):
     """How a sequence lies on devices: in `ranks` equal parts of its tokens, or inside attention of its heads (Ulysses).
 
-    `share` takes an array whose axis 1 is tokens, or heads, and returns it with that axis shared out.
+    `share` takes an array whose axis 1 is tokens, or heads, and returns it with that axis shared out; `whole` returns
+    one that every device has all of.
     """
 
     ranks: int
     share: Callable[[jax.Array], jax.Array]
+    whole: Callable[[jax.Array], jax.Array]
 
 
-HERE = Spread(1, lambda x: x)
+HERE = Spread(1, lambda x: x, lambda x: x)
 
 
 def session_attention(
@@ -73,12 +76,11 @@ def session_attention(
     rules = list(zip(*(blocks.split(x, 1) for x in rule), strict=True))
     lonely = blocks.split(alone, 1)
 
-    @jax.checkpoint
-    def attend_block(q: jax.Array, k: jax.Array, v: jax.Array, who: tuple[Tokens, Tokens, jax.Array]) -> jax.Array:
-        queries, keys, alone = who
+    def sees(asking: tuple[Tokens, jax.Array], keys: Tokens) -> jax.Array:
+        # Said in the loop over tiles: the compiler would share out the mask in its own way, and then gather it.
+        (queries, alone), keys = jax.tree.map(spread.whole, (asking, keys))
         history = (keys.unit >= 0) & ~keys.noisy
-        mask = visible(queries, keys, config.history.n_tokens) & ~(alone[..., None] & history[:, None])
-        return attend(q, k, v, mask).values
+        return visible(queries, keys, config.history.n_tokens) & ~(alone[..., None] & history[:, None])
 
     def see(_layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         # A hidden value has weight 0, but 0 x NaN is NaN. Keys still carry a NaN to every query that sees it.
@@ -88,12 +90,14 @@ def session_attention(
             ks, vs = (blocks.without_gradient(x) for x in (ks, vs))
         out = [jnp.zeros_like(x, jnp.float32) for x in qs]
         for own, seen in blocks.pairs():
-            who = _join_tokens(rules, own), _join_tokens(rules, seen), _join(lonely, own, 1)
-            values = attend_block(_join(qs, own, 2).swapaxes(1, 2), _join(ks, seen, 2), _join(vs, seen, 2), who)
+            who = (_join_tokens(rules, own), _join(lonely, own, 1)), _join_tokens(rules, seen)
+            queries, keys, values = _join(qs, own, 2).swapaxes(1, 2), _join(ks, seen, 2), _join(vs, seen, 2)
+            values = attend_tiles(sees, queries, keys, values, who)
             ends = np.cumsum([qs[i].shape[2] for i in own])[:-1]
             for i, value in zip(own, jnp.split(values.swapaxes(1, 2), ends, axis=2), strict=True):
                 out[i] = value
-        return spread.share(jnp.concatenate(out, axis=2).swapaxes(1, 2))
+        # Shared out by heads first: or the compiler computes the tiles of a loop where their tokens will lie.
+        return spread.share(spread.share(jnp.concatenate(out, axis=2)).swapaxes(1, 2))
 
     return see
 

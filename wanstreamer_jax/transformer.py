@@ -14,6 +14,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from wanstreamer_jax.attention_tiles import ATTENDED
 from wanstreamer_jax.config import Config, TransformerConfig
 from wanstreamer_jax.layers import Linear, RMSNorm, SwiGLU, flow_time_features, rotate
 
@@ -142,12 +143,12 @@ class Transformer(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
         """Run every layer; return normed hidden states and each layer's keys and values of these tokens.
 
-        `remat`: for gradients, keep a layer's input only and compute the rest again.
+        `remat`: for gradients, keep a layer's input and what attention gave, and compute the rest again.
         """
-        kept = []
+        kept, policy = [], jax.checkpoint_policies.save_only_these_names(ATTENDED)
         for i, block in enumerate(self.layers):
             run = functools.partial(block, attend=functools.partial(attend, i))
-            x, own = (jax.checkpoint(run) if remat else run)(x, angles, conditioning)
+            x, own = (jax.checkpoint(run, policy=policy) if remat else run)(x, angles, conditioning)
             kept.append(own)
         return self.norm(x), kept
 

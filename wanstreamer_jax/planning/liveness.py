@@ -11,6 +11,7 @@ import collections
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.extend.core import Literal
 from jaxtyping import Float
@@ -46,6 +47,7 @@ class Listing:
     values: list[Any] = dataclasses.field(default_factory=list)  # shape and dtype of each
     results: list[int | None] = dataclasses.field(default_factory=list)
     repeated: list[range] = dataclasses.field(default_factory=list)  # of every layer, what computes it again backward
+    moved: int = 0  # bytes that the turns of loops write and read
 
     @classmethod
     def of(cls, jaxpr: Any) -> "Listing":
@@ -53,6 +55,10 @@ class Listing:
         listing = cls()
         listing.results = listing._add(jaxpr, [None] * len(jaxpr.invars))
         return listing
+
+    def n_bytes(self, values: list[int]) -> Float[np.ndarray, " N"]:
+        """How large values are."""
+        return np.array([self.values[x].size * self.values[x].dtype.itemsize for x in values], float)
 
     def _add(self, jaxpr: Any, arguments: list[int | None]) -> list[int | None]:
         known = dict(zip(jaxpr.invars, arguments, strict=True))
@@ -63,7 +69,7 @@ class Listing:
         for equation in jaxpr.eqns:
             inputs, called = [read(x) for x in equation.invars], _called(equation)
             if called is None:
-                known |= zip(equation.outvars, self._write(equation, tuple(inputs)), strict=True)
+                known |= zip(equation.outvars, self._write(equation, tuple(inputs)), strict=False)
             else:
                 first = len(self.instructions)
                 known |= zip(equation.outvars, self._add(called, inputs), strict=True)
@@ -72,11 +78,38 @@ class Listing:
         return [read(x) for x in jaxpr.outvars]
 
     def _write(self, equation: Any, inputs: tuple[int | None, ...]) -> list[int]:
+        """The values of an equation's results and, if it is a loop, one more: what a turn of it needs."""
         first = len(self.values)
         self.values += [x.aval for x in equation.outvars]
+        if equation.primitive.name in LOOPS:
+            alive, moved = _turns(equation)
+            self.values.append(jax.ShapeDtypeStruct((alive,), np.uint8))  # nobody reads it
+            self.moved += moved
         outputs = list(range(first, len(self.values)))
         self.instructions.append(Instruction(equation.primitive.name, inputs, tuple(outputs)))
         return outputs
+
+
+def _turns(equation: Any) -> tuple[int, int]:
+    """Bytes that a loop has alive beside what it reads and gives, and those that its turns move.
+
+    XLA gives a loop buffers of its own, to read and to write; a turn's slices are copies too.
+    """
+    alive = moved = 0
+    for body in (x for value in equation.params.values() for x in (value if isinstance(value, tuple) else (value,))):
+        if hasattr(body, "jaxpr"):
+            listing = Listing.of(body.jaxpr)
+            buffers = buffers_of(listing)
+            n_bytes = listing.n_bytes(buffers.value)
+            slices = body.jaxpr.invars[equation.params.get("num_consts", 0) + equation.params.get("num_carry", 0) :]
+            turn = int(buffers.alive(n_bytes[:, None], len(listing.instructions)).max())
+            alive = max(alive, _n_bytes(slices) + turn)
+            moved += int(np.array(buffers.n_moves) @ n_bytes) + listing.moved
+    return alive + _n_bytes([*equation.invars, *equation.outvars]), moved * equation.params.get("length", 1)
+
+
+def _n_bytes(variables: list[Any]) -> int:
+    return sum(x.aval.size * x.aval.dtype.itemsize for x in variables)
 
 
 def _called(equation: Any) -> Any:
@@ -130,13 +163,19 @@ def buffers_of(listing: Listing) -> Buffers:
 def _kept(listing: Listing) -> set[int]:
     """Values that a kernel writes to memory."""
     n_readers: collections.Counter[int | None] = collections.Counter()
-    wanted = set(listing.results)
+    wanted, stacked = set(listing.results), set[int | None]()
     kept: set[int] = set()
     for name, inputs, outputs in reversed(listing.instructions):
         passed_on = name in CHEAP
         n = sum(n_readers[x] for x in outputs) if passed_on else 1
         n_readers.update(dict.fromkeys(inputs, n))
-        if name in PRODUCTS or (name in VIEWS and not wanted.isdisjoint(outputs)):
+        if name in LOOPS:
+            stacked.update(inputs)
+        if name == "transpose" and not stacked.isdisjoint(outputs):
+            kept.update(outputs)
+        elif name in VIEWS and not stacked.isdisjoint(outputs):
+            stacked.update(inputs)
+        if name in PRODUCTS or name in LOOPS or (name in VIEWS and not wanted.isdisjoint(outputs)):
             wanted.update(inputs)
         if name in KERNELS:
             kept.update(outputs)

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from wanstreamer_jax.data.clips import video_clip
+from wanstreamer_jax.data.clips import Sample, video_clip
 from wanstreamer_jax.data.dataset import DamagedRecordError
 from wanstreamer_jax.data.record import Record, to_float32
 from wanstreamer_jax.data.world import Session, Split, World, make_session
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT
-from wanstreamer_jax.training.stage import Sample
 
 Cut = Callable[[np.random.Generator, Session], Sample]
 

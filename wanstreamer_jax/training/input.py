@@ -58,29 +58,17 @@ def endless_batches(source: Source, training: Training) -> Batches:
     Raises:
         TrainingError: the source does not fill a batch.
     """
-    _check_size(source, training.batch)
-    return batches(
-        source,
-        training.batch,
-        training.seed,
-        process=(jax.process_index(), jax.process_count()),
-        workers=training.workers,
-        most_left_out=training.most_left_out,
-    )
+    return batches(source, training.batch, training.seed, workers=training.workers, **_part(source, training))
 
 
 def heldout_batches(source: Source, training: Training) -> Batches:
     """This host's part of the first held-out batches, always the same; errors as of `endless_batches`."""
-    _check_size(source, training.batch)
-    return first_batches(
-        source,
-        training.batch,
-        training.heldout_batches,
-        process=(jax.process_index(), jax.process_count()),
-        most_left_out=training.most_left_out,
-    )
+    return first_batches(source, training.batch, training.heldout_batches, **_part(source, training))
 
 
-def _check_size(source: Source, batch: int) -> None:
-    if len(source) < batch:
-        raise TrainingError(f"{len(source)} samples do not fill a batch of {batch}: take a smaller batch or more data")
+def _part(source: Source, training: Training) -> dict[str, Any]:
+    """What is this host's, and how much of it may be left out."""
+    n, batch = len(source), training.batch
+    if n < batch:
+        raise TrainingError(f"{n} samples do not fill a batch of {batch}: take a smaller batch or more data")
+    return {"process": (jax.process_index(), jax.process_count()), "most_left_out": training.most_left_out}

@@ -78,8 +78,10 @@ def token_spread() -> Spread:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape["ulysses"] == 1:
         return HERE
-    spec = PartitionSpec(("data", "fsdp"), "ulysses")
-    return Spread(mesh.shape["ulysses"], lambda x: jax.lax.with_sharding_constraint(x, spec))
+    samples = ("data", "fsdp")
+    shared, whole = PartitionSpec(samples, "ulysses"), PartitionSpec(samples)
+    place = jax.lax.with_sharding_constraint
+    return Spread(mesh.shape["ulysses"], lambda x: place(x, shared), lambda x: place(x, whole))
 
 
 def check_batch(training: Training, mesh: Mesh, axes: tuple[str, ...]) -> None:

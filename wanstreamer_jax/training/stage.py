@@ -33,7 +33,6 @@ Params = dict[str, Any]  # a plain nested dict of arrays
 Trees = dict[str, Params]  # by the name of a part or helper
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-Sample = Mapping[str, np.ndarray]
 
 # f(config, weights, trainees, frozen, batch, key) -> the mean loss over the batch, and numbers to be logged
 Loss = Callable[[Config, Any, Trees, Trees, Batch, jax.Array], tuple[jax.Array, Metrics]]

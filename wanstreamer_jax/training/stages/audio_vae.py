@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.clips import Sample
 from wanstreamer_jax.data.world import Session, Split, World
 from wanstreamer_jax.media.sound import write_wav
 from wanstreamer_jax.model import part
@@ -22,7 +23,7 @@ from wanstreamer_jax.training.clips import WorldClips, cut_sound, recorded_sound
 from wanstreamer_jax.training.config import AudioVAEWeights, Training
 from wanstreamer_jax.training.recordings import recorded
 from wanstreamer_jax.training.sharding import AXES
-from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, Sample, Source, Stage, Trees
+from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, Source, Stage, Trees
 from wanstreamer_jax.training.stages.latents import divergence, mean_square, sample_latents, statistics
 
 Sound = Float[Array, "B n"]

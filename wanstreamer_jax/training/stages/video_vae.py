@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.clips import Sample
 from wanstreamer_jax.data.world import Session, Split, World
 from wanstreamer_jax.model import part
 from wanstreamer_jax.stream.world import to_float
@@ -26,7 +27,7 @@ from wanstreamer_jax.training.clips import WorldClips, cut_video, recorded_video
 from wanstreamer_jax.training.config import Training, VideoVAEWeights
 from wanstreamer_jax.training.recordings import recorded
 from wanstreamer_jax.training.sharding import AXES
-from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, Sample, Source, Stage, Trees
+from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, Source, Stage, Trees
 from wanstreamer_jax.training.stages.adversary import Discriminator, hinge, realism
 from wanstreamer_jax.training.stages.latents import divergence, mean_square, sample_latents, statistics
 from wanstreamer_jax.vae.audio import INITIAL_LOG_VARIANCE

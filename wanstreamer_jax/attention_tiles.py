@@ -1,0 +1,116 @@
+"""Attention for training, in tiles of queries: scores stay in a core's cache, and are computed again for the gradient.
+
+                 keys -->
+    tile 0   [ scores of 128 queries with every key ]      one after the other, forward and backward; kept from forward
+    tile 1   [ ...                                  ]      to backward are values and log-sum-exp of each query only
+
+FlashAttention-2's backward pass (arXiv 2307.08691, algorithm 2), with whole rows of scores: so there is no running
+maximum. Masks are computed tile by tile as well.
+
+B sessions, T queries, S keys, N heads, K key/value heads, G queries a key head (N / K), H head size, n tiles of t.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from wanstreamer_jax.attention import HIDDEN
+
+TILE = 100  # queries
+ATTENDED = "attended"  # the name of what a layer that is computed again should keep
+
+Rule = Callable[[Any, Any], jax.Array]
+"""(queries, keys) -> mask [B, t, S]; both are trees of arrays [B, t] and [B, S]."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend_tiles(
+    rule: Rule, q: Float[Array, "B T N H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"], who: tuple
+) -> Float[Array, "B T N H"]:
+    """Softmax attention in float32 over grouped heads; `who` is what `rule` reads of (queries, keys)."""
+    return _forward(rule, q, k, v, who)[0]
+
+
+def _forward(rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, who: tuple) -> tuple[jax.Array, tuple]:
+    def attend(_: None, tile: tuple) -> tuple[None, tuple]:
+        queries, asking = tile
+        scores = _scores(rule, queries, k, asking, who[1])
+        top = jnp.max(scores, axis=-1, keepdims=True)
+        weights = jnp.exp(scores - top)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        values = jnp.einsum("BKGtS,BKSH->BKGtH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return None, ((values / total).astype(v.dtype), top + jnp.log(total))
+
+    _, attended = jax.lax.scan(attend, None, (_scaled_tiles(q, k), _rule_in_tiles(who[0])))
+    values, log_sum_exp = (checkpoint_name(x, ATTENDED) for x in attended)
+    return _joined(values, q), (q, k, v, who, values, log_sum_exp)
+
+
+def _backward(rule: Rule, kept: tuple, d_out: jax.Array) -> tuple:
+    q, k, v, who, values, log_sum_exp = kept
+    d_values = _in_tiles(d_out, k.shape[1])
+    inner = jnp.sum(d_values * values, axis=-1, keepdims=True)  # [n, B, K, G, t, 1]
+
+    def differentiate(sums: tuple, tile: tuple) -> tuple[tuple, jax.Array]:
+        queries, asking, d_value, inner, log_sum_exp = tile
+        d_value = d_value.astype(v.dtype)
+        weights = jnp.exp(_scores(rule, queries, k, asking, who[1]) - log_sum_exp)
+        d_weights = jnp.einsum("BKGtH,BKSH->BKGtS", d_value, v, preferred_element_type=jnp.float32)
+        d_scores = (weights * (d_weights - inner)).astype(k.dtype)
+        d_k = jnp.einsum("BKGtS,BKGtH->BKSH", d_scores, queries, preferred_element_type=jnp.float32)
+        d_v = jnp.einsum("BKGtS,BKGtH->BKSH", weights.astype(v.dtype), d_value, preferred_element_type=jnp.float32)
+        d_queries = jnp.einsum("BKGtS,BKSH->BKGtH", d_scores, k, preferred_element_type=jnp.float32)
+        return (sums[0] + d_k, sums[1] + d_v), d_queries
+
+    nothing = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    tiles = _scaled_tiles(q, k), _rule_in_tiles(who[0]), d_values, inner, log_sum_exp
+    (d_k, d_v), d_queries = jax.lax.scan(differentiate, nothing, tiles)
+    return _joined(d_queries * q.shape[-1] ** -0.5, q).astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+
+
+attend_tiles.defvjp(_forward, _backward)
+
+
+def _scores(rule: Rule, queries: jax.Array, k: jax.Array, asking: Any, asked: Any) -> jax.Array:
+    """Scores of a tile, [B, K, G, t, S]."""
+    scores = jnp.einsum("BKGtH,BKSH->BKGtS", queries, k, preferred_element_type=jnp.float32)
+    return jnp.where(rule(asking, asked)[:, None, None], scores, HIDDEN)
+
+
+def _scaled_tiles(q: jax.Array, k: jax.Array) -> jax.Array:
+    return _in_tiles(q * q.shape[-1] ** -0.5, k.shape[1])
+
+
+def _in_tiles(x: jax.Array, n_groups: int) -> jax.Array:
+    """Queries, or what is alike, [B, T, N, H] as [n, B, K, G, t, H], filled up with zeros."""
+    n, t = _tiling(x.shape[1])
+    x = jnp.pad(x, ((0, 0), (0, n * t - x.shape[1]), (0, 0), (0, 0)))
+    return rearrange(x, "B (n t) (K G) H -> n B K G t H", n=n, K=n_groups)
+
+
+def _joined(tiles: jax.Array, like: jax.Array) -> jax.Array:
+    """The inverse of `_in_tiles`, [B, T, N, H]."""
+    x = rearrange(tiles, "n B K G t H -> B (n t) (K G) H")
+    return x[:, : like.shape[1]]
+
+
+def _rule_in_tiles(asking: Any) -> Any:
+    """What the rule reads of queries, [n, B, t] each."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        n, t = _tiling(x.shape[1])
+        return rearrange(jnp.pad(x, ((0, 0), (0, n * t - x.shape[1]))), "B (n t) -> n B t", n=n)
+
+    return jax.tree.map(cut, asking)
+
+
+def _tiling(n_queries: int) -> tuple[int, int]:
+    """How many tiles, as equal as can be, and how many queries each has."""
+    n = -(-n_queries // TILE)
+    return n, -(-n_queries // n)
