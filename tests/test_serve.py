@@ -123,7 +123,7 @@ def test_interrupt_leaves_a_playable_reply(monkeypatch, clip, tmp_path):
 def test_ctrl_c_leaves_a_playable_reply(tmp_path):
     root = Path(__file__).parents[1]
     sample, reply = root / "wanstreamer_jax" / "assets" / "sample.mp4", tmp_path / "reply.mp4"
-    options = ["--input", sample, "--output", reply, "--preset", PRESET, "--placement", "unified"]
+    options = ["--input", sample, "--output", reply, "--preset", PRESET, "--placement", "unified", "--solver-steps", 8]
     environment = {**os.environ, "PYTHONPATH": str(root), "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "serve.py", *map(str, options)]
     with subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE) as process:
@@ -240,7 +240,7 @@ def test_another_placement_is_the_same_conversation(monkeypatch, clip, tmp_path,
         assert {e["ph"] for e in json.loads(trace.read_text())["traceEvents"]} == {"M", "X"}
     assert outputs["b"][0]["placement"] == placement[0]
     assert outputs["a"][0]["text"] == outputs["b"][0]["text"]
-    assert np.mean(np.abs(outputs["a"][1] - outputs["b"][1])) < 0.5  # of 255, after H.264
+    assert np.mean(np.abs(outputs["a"][1] - outputs["b"][1])) < 2  # of 255, after H.264; two seeds differ by 46
 
 
 CASES = ["missing", "empty", "not media", "truncated", "unwritable", "onto itself", "unknown option", "no number"]

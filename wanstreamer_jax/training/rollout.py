@@ -30,6 +30,8 @@ class RolledOut(NamedTuple):
 
 def roll_out(config: Config, params: Params, world: Packed, session: Session, key: Key[Array, ""]) -> RolledOut:
     """Live through a session: its user's streams and place in time are taken, its agent's are made anew."""
+    # Constants first: or the whole loop is traced for its gradient, which nobody asks for.
+    params, world, session = jax.lax.stop_gradient((params, world, session))
     n_sessions, n_units = session.n_user_text.shape
     _, pinned = prefill(wan_streamer(config, params), world)
     keys = jax.random.split(key, n_sessions)
@@ -49,7 +51,7 @@ def roll_out(config: Config, params: Params, world: Packed, session: Session, ke
     units = jnp.arange(n_units), *(_by_unit(x) for x in (observed, session.start))
     state = pin_world(init_history(config, n_sessions), pinned), silence
     _, lived = jax.lax.scan(live, state, units)
-    return jax.lax.stop_gradient(_by_unit(lived))
+    return _by_unit(lived)
 
 
 def _by_unit(tree: Tree) -> Tree:
