@@ -1,7 +1,7 @@
 """Attention for training, in tiles of queries: scores stay in a core's cache, and are computed again for the gradient.
 
                  keys -->
-    tile 0   [ scores of 128 queries with every key ]      one after the other, forward and backward; kept from forward
+    tile 0   [ scores of 100 queries with every key ]      one after the other, forward and backward; kept from forward
     tile 1   [ ...                                  ]      to backward are values and log-sum-exp of each query only
 
 FlashAttention-2's backward pass (arXiv 2307.08691, algorithm 2), with whole rows of scores: so there is no running
@@ -89,8 +89,7 @@ def _scaled_tiles(q: jax.Array, k: jax.Array) -> jax.Array:
 
 def _in_tiles(x: jax.Array, n_groups: int) -> jax.Array:
     """Queries, or what is alike, [B, T, N, H] as [n, B, K, G, t, H], filled up with zeros."""
-    n, t = _tiling(x.shape[1])
-    x = jnp.pad(x, ((0, 0), (0, n * t - x.shape[1]), (0, 0), (0, 0)))
+    x, n = _filled(x)
     return rearrange(x, "B (n t) (K G) H -> n B K G t H", n=n, K=n_groups)
 
 
@@ -104,13 +103,13 @@ def _rule_in_tiles(asking: Any) -> Any:
     """What the rule reads of queries, [n, B, t] each."""
 
     def cut(x: jax.Array) -> jax.Array:
-        n, t = _tiling(x.shape[1])
-        return rearrange(jnp.pad(x, ((0, 0), (0, n * t - x.shape[1]))), "B (n t) -> n B t", n=n)
+        x, n = _filled(x)
+        return rearrange(x, "B (n t) -> n B t", n=n)
 
     return jax.tree.map(cut, asking)
 
 
-def _tiling(n_queries: int) -> tuple[int, int]:
-    """How many tiles, as equal as can be, and how many queries each has."""
-    n = -(-n_queries // TILE)
-    return n, -(-n_queries // n)
+def _filled(x: jax.Array) -> tuple[jax.Array, int]:
+    """Queries [B, T, ..] filled up to tiles as equal as can be, and how many tiles there are."""
+    n = -(-x.shape[1] // TILE)
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % n), *[(0, 0)] * (x.ndim - 2)]), n

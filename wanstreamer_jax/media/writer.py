@@ -23,6 +23,12 @@ _BT709 = 1  # the code of ITU-T H.273 for its primaries, its transfer and its ma
 _LIMITED_RANGE = 1
 
 
+def write_film(path: Path, frames: UInt8[np.ndarray, "n h w 3"], samples: Float32[np.ndarray, " m"]) -> None:
+    """Write a whole film; errors as of `MediaWriter`."""
+    with MediaWriter(path, Picture(frames.shape[2], frames.shape[1])) as writer:
+        writer.write(frames, samples)
+
+
 class MediaWriter(Output["MediaWriter"]):
     """Writes frames and samples as they come; the file lasts as long as its frames."""
 

@@ -97,9 +97,8 @@ def trace_layers(config: Config, training: Training) -> Traced:
     of_gradients = np.array([x in buffers.of_results for x in buffers.value])
     sizes = n_bytes[:, None] * np.stack([~of_gradients, of_gradients], axis=1)
     alive = buffers.alive(sizes, len(listing.instructions))
-    n_outer, n_layers = int(training.remat == "elementwise"), config.transformer.layers
-    passes = sorted(listing.repeated, key=len, reverse=True)  # those of layers hold those of attention
-    layers = sorted(passes[n_outer : n_outer + n_layers], key=lambda x: x.start)
+    passes = sorted(listing.repeated, key=len)  # those of layers; that of the whole loss, if there is one, is longer
+    layers = sorted(passes[: config.transformer.layers], key=lambda x: x.start)
     moved = np.array(buffers.n_moves) @ sizes + np.array([listing.moved, 0])
     return Traced(alive, moved, count_flops(jaxpr), tuple(layers))
 

@@ -7,9 +7,9 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, UInt8
 
+from wanstreamer_jax.media import writer
 from wanstreamer_jax.media.picture import write_png
-from wanstreamer_jax.media.writer import MediaWriter
-from wanstreamer_jax.timeline import SAMPLES_PER_FRAME, Picture
+from wanstreamer_jax.timeline import SAMPLES_PER_FRAME
 
 GAP = 2  # pixels between rows of a sheet
 
@@ -33,8 +33,7 @@ def write_sheet(path: Path, rows: Sequence[UInt8[np.ndarray, "_ w 3"]]) -> None:
 def write_film(path: Path, clips: Float[np.ndarray, "K T H W 3"]) -> None:
     """Clips one after the other, as MP4."""
     frames = as_bytes(rearrange(clips, "K T H W C -> (K T) H W C"))
-    with MediaWriter(path, Picture(frames.shape[2], frames.shape[1])) as writer:
-        writer.write(frames, np.zeros(len(frames) * SAMPLES_PER_FRAME, np.float32))
+    writer.write_film(path, frames, np.zeros(len(frames) * SAMPLES_PER_FRAME, np.float32))
 
 
 def write_compared(folder: Path, name: str, clips: Sequence[Float[np.ndarray, "K T H W 3"]]) -> None:

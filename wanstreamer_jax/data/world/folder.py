@@ -6,17 +6,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float32, UInt8
-
 from wanstreamer_jax.data.world.lexicon import AGENT_NAME, AGENT_VOICE, PERSONA
 from wanstreamer_jax.data.world.session import Session, World, in_processes, make_session
 from wanstreamer_jax.data.world.speech import speak
 from wanstreamer_jax.files import pending_directory
-from wanstreamer_jax.media import MediaWriter
 from wanstreamer_jax.media.picture import write_png
 from wanstreamer_jax.media.sound import write_wav
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS, Picture
+from wanstreamer_jax.media.writer import write_film
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS
 
 LICENCE = "CC0-1.0"
 VOICE_SAMPLE = f"Hello, I am {AGENT_NAME}. I am listening."
@@ -35,8 +32,8 @@ def write_session(session: Session, folder: Path) -> None:
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: remove it, or name another folder")
     with pending_directory(folder) as fresh:
-        _write_film(fresh / "user.mp4", session.user_frames, session.user_samples)
-        _write_film(fresh / "agent.mp4", session.agent_frames, session.agent_samples)
+        write_film(fresh / "user.mp4", session.user_frames, session.user_samples)
+        write_film(fresh / "agent.mp4", session.agent_frames, session.agent_samples)
         write_png(fresh / "portrait.png", session.portrait)
         write_wav(fresh / "voice.wav", speak(VOICE_SAMPLE, AGENT_VOICE).samples)
         labels = session.labels.to_json()
@@ -70,8 +67,3 @@ def _about(session: Session, labels: dict[str, Any]) -> dict[str, Any]:
 
 def _in_order(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: fields[name] for name in names}
-
-
-def _write_film(path: Path, frames: UInt8[np.ndarray, "T H W 3"], samples: Float32[np.ndarray, " n"]) -> None:
-    with MediaWriter(path, Picture(frames.shape[2], frames.shape[1])) as writer:
-        writer.write(frames, samples)
