@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
+
 from wanstreamer_jax.compilations import remember_compilations
+from wanstreamer_jax.cpu import take_cores, use_large_pages
 from wanstreamer_jax.presets import load_preset, load_training
-from wanstreamer_jax.training.config import Training
+from wanstreamer_jax.training.config import MeshShape, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.hosts import Address, connect
 from wanstreamer_jax.training.overrides import describe, override, parse_overrides
@@ -64,11 +67,12 @@ def prepare(args: argparse.Namespace, fields: list[str]) -> Job:
     if stage.name not in settings:
         raise TrainingError(f"{args.preset}: has no settings for stage {stage.name!r}; it has {', '.join(settings)}")
     of_agent = {name.removeprefix("agent."): value for name, value in values.items() if name.startswith("agent.")}
-    if of_agent and args.agent:
-        raise TrainingError(f"--agent.{next(iter(of_agent))}: the agent of --agent is as it is")
     rest = {name: value for name, value in values.items() if not name.startswith("agent.")}
     training = override(settings[stage.name], rest)
-    origin = open_origin(args.agent, override(load_preset(args.preset), of_agent), training.seed)
+    if training.mesh == MeshShape() and not jax.distributed.is_initialized():
+        take_cores(training.batch // max(1, training.accumulation))
+    origin = open_origin(args.agent, load_preset(args.preset), training.seed)
+    origin = origin.changed(override(origin.config, of_agent))
     return Job(stage, training, origin, args.workdir, args.data, args.export, args.tensorboard)
 
 
@@ -99,4 +103,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     sys.exit(main())

@@ -5,7 +5,8 @@
 Each stage of the tiny preset trains as `train.py` does, in a directory that is removed: the VAEs on sessions of the
 synthetic world as they are made, the others on sessions prepared with their latents. The first steps, which compile,
 do not count. Arithmetic is counted in the program: products and convolutions, forward, backward and what is computed
-again. The peak is that of one product of 1,024 x 1,024 float32 matrices, timed in the same run.
+again. The peak is that of one product of 1,024 x 1,024 float32 matrices, timed in the same run. As in `train.py` memory
+comes in large pages, for torch too, and a batch of several is shared out to cores.
 
 --peer trains Transformers' Qwen3 of the same sizes in torch, on sequences of as many tokens as a window of `interact`
 has, in turns with that stage: forward, backward, AdamW. Ours has the VAEs' prepared latents, perception, and the flow's
@@ -17,6 +18,7 @@ Hardware: whatever it runs on, named in the first line; it must be idle otherwis
 import argparse
 import contextlib
 import dataclasses
+import math
 import statistics
 import tempfile
 import time
@@ -29,6 +31,7 @@ from machine import machine
 from wanstreamer_jax.agent import init_agent
 from wanstreamer_jax.compilations import remember_compilations
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.cpu import take_cores, use_large_pages
 from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.prepare import Job as Preparation
 from wanstreamer_jax.data.prepare import prepare
@@ -54,13 +57,19 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="compare with Qwen3 in torch")
     args = parser.parse_args()
     remember_compilations()
-    print(f"{machine()}; jax {jax.__version__}; peak {peak_flops('float32') / 1e9:.0f} GFLOP/s")
+    take_cores(load_training("tiny")["interact"].batch)
+    print(f"{machine()}; jax {jax.__version__}; peak {peak() / 1e9:.0f} GFLOP/s")
     print("| stage | ms/step | GFLOP | GFLOP/s | of peak | s of media/s | waiting | state MB |")
     print("|---|---|---|---|---|---|---|---|")
     for name in args.stages.split(","):
         print(row(name, args.steps), flush=True)
     if args.peer:
         compare()
+
+
+def peak() -> float:
+    """FLOP/s of the whole machine: virtual devices share it."""
+    return peak_flops("float32") * jax.device_count()
 
 
 def row(name: str, n_steps: int) -> str:
@@ -71,7 +80,7 @@ def row(name: str, n_steps: int) -> str:
         megabytes = sum(x.nbytes for x in jax.tree.leaves(run.state)) / 1e6
     gigaflops, rate = used.flops / used.step / 1e9, used.step / used.seconds
     media = stage.units_per_sample(load_preset("tiny"), training) * training.batch * rate
-    share = gigaflops * rate * 1e9 / peak_flops("float32")
+    share = gigaflops * rate * 1e9 / peak()
     return (
         f"| {name} | {1000 / rate:.0f} | {gigaflops:.0f} | {gigaflops * rate:.0f} | {share:.0%} | {media:.2f} "
         f"| {used.waited_s / used.seconds:.1%} | {megabytes:.1f} |"
@@ -80,9 +89,9 @@ def row(name: str, n_steps: int) -> str:
 
 @contextlib.contextmanager
 def running(name: str) -> Iterator[Run]:
-    """A stage's run on one device."""
-    config = load_preset("tiny")
-    training = dataclasses.replace(load_training("tiny")[name], mesh=MeshShape(data=1))
+    """A stage's run, on as many devices as share its batch."""
+    config, training = load_preset("tiny"), load_training("tiny")[name]
+    training = dataclasses.replace(training, mesh=MeshShape(data=math.gcd(training.batch, jax.device_count())))
     with tempfile.TemporaryDirectory() as folder:
         data = None if name.endswith("_vae") else prepared(config, Path(folder))
         job = Job(find_stage(name), training, open_origin(None, config, 0), Path(folder) / "run", data)
@@ -154,4 +163,5 @@ def take_turns(*sides: Callable[[], object]) -> list[float]:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     main()

@@ -43,7 +43,7 @@ config = Config(
         kv_heads=8,
         head_size=16,
         mlp=768,
-        vocab=512,
+        vocab=1536,
         rope_theta=1e4,  # periods of up to 2,000 positions: the window's 20 s are 2,500
         rope_sections=(4, 2, 2),
         dtype="float32",
@@ -51,7 +51,7 @@ config = Config(
     flow=FlowConfig(solver_steps=2),
     history=HistoryConfig(n_tokens=5376),
     world=WorldConfig(max_text=128, max_voice=25),
-    text=TextConfig(max_user=8, max_agent=6, unit_end=256),
+    text=TextConfig(max_user=4, max_agent=4, unit_end=1492),  # bytes, and the words of the synthetic world,
 )
 
 training = {
@@ -73,6 +73,7 @@ training = {
         weights=PretrainWeights(units=32),
         steps=20_000,
         batch=2,
+        remat="nothing",  # so small a Transformer has room for what it computed
         optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500),
         ema=0.999,
         heldout_batches=32,  # a mixture's tasks have shares of a few windows each
@@ -86,6 +87,7 @@ training = {
         weights=SessionWeights(units=32),
         steps=20_000,
         batch=2,
+        remat="nothing",
         optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500),
         ema=0.999,
         gates=(Gate("text", at_most=0.1), Gate("audio", at_most=0.6), Gate("video", at_most=0.3)),
@@ -94,6 +96,7 @@ training = {
         weights=DistillWeights(units=16),
         steps=2000,
         batch=2,
+        remat="nothing",
         optimizer=OptimizerConfig(learning_rate=1e-4),
         helper=OptimizerConfig(learning_rate=1e-4),
         ema=0.99,

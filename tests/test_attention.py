@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wanstreamer_jax import attention
-from wanstreamer_jax.attention import Attended, Tokens, attend, attend_slots, merge, visible
+from wanstreamer_jax.attention import Attended, Tokens, attend, attend_slots, codes, merge, sees, sight, visible
 
 USER_TEXT, USER_MEDIA, AGENT_TEXT, AGENT_MEDIA = range(4)
 
@@ -82,6 +82,29 @@ def test_rule_equals_its_words(units, n_world, window, seed):
     expected = [[in_words(q, k, clean, window) for k in tokens] for q in tokens]
     arrays = as_tokens(tokens, clean)
     np.testing.assert_array_equal(visible(arrays, arrays, window), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    units=st.lists(counts, min_size=1, max_size=4),
+    n_world=st.tuples(st.integers(0, 3), st.integers(0, 2)),
+    window=st.integers(1, 20),
+    seed=st.integers(0, 2**16),
+)
+def test_sight_is_the_rule(units, n_world, window, seed):
+    """In few comparisons, in whatever slots, and with padding between."""
+    clean = lay_out(units, n_world)
+    noisy = [t._replace(noisy=True) for t in clean if t.unit >= 0 and t.group == AGENT_MEDIA]
+    rng = np.random.default_rng(seed)
+    tokens = [(clean + noisy)[i] for i in rng.permutation(len(clean + noisy))]
+    arrays = as_tokens(tokens, clean)
+    ends = [min(t.place for t in noisy if t.unit == token.unit) if token.noisy else 0 for token in tokens]
+    arrays = arrays._replace(commit=jnp.where(arrays.noisy, jnp.array(ends), arrays.commit))
+    padding = jnp.asarray(rng.random(len(tokens)) < 0.1) & (arrays.group != AGENT_MEDIA)
+    arrays = arrays._replace(valid=~padding)
+    batched = jax.tree.map(lambda x: x[None], arrays)
+    found = sees(sight(batched, window), codes(batched))[0]
+    np.testing.assert_array_equal(found[~padding], visible(arrays, arrays, window)[~padding])
 
 
 def test_padding_is_never_seen():

@@ -129,7 +129,7 @@ def test_a_field_with_a_default_may_be_missing_and_a_whole_number_may_stand_for_
         ("flow.solver_steps", 0, "flow.solver_steps: 0 is too small"),
         ("text.max_agent", 0, "text.max_agent: 0 is too small"),
         ("text.temperature", -0.5, "text.temperature: -0.5 is too small"),
-        ("text.unit_end", 512, "text.unit_end: less than transformer.vocab, 512"),
+        ("text.unit_end", 1536, "text.unit_end: less than transformer.vocab, 1536"),
         ("history.n_tokens", 32, "history.n_tokens: at least"),
     ],
 )

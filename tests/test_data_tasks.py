@@ -14,7 +14,7 @@ from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.tasks import TASKS, DoesNotFitError, Setting, make_example
 from wanstreamer_jax.data.tasks.mixture import Mixture
 from wanstreamer_jax.data.tasks.poses import COMMAND, FACES, PERFORMANCES
-from wanstreamer_jax.data.tasks.sentences import is_heldout_pair, make_word_list
+from wanstreamer_jax.data.tasks.sentences import LISTED, is_heldout_pair, make_word_list
 from wanstreamer_jax.data.tasks.sounds import BEEPS
 from wanstreamer_jax.data.world import Split, Who
 from wanstreamer_jax.data.world.camera import PALETTE
@@ -28,7 +28,6 @@ from wanstreamer_jax.data.world.lexicon import (
     GREETINGS,
     PAIRS,
     VARIANTS,
-    WORDS,
     WORDS_PER_MIN,
 )
 from wanstreamer_jax.timeline import UNIT_MS, Picture
@@ -250,7 +249,7 @@ def test_phrasings_and_pairs_are_of_the_split():
 def test_neighbours_in_lists_of_words_are_of_the_split(split):
     for seed in range(50):
         words = make_word_list(np.random.default_rng(seed), split).lower().strip(".").split(", ")
-        places = [WORDS.index(word) for word in words]
+        places = [LISTED.index(word) for word in words]
         assert {is_heldout_pair(*pair) for pair in itertools.pairwise(places)} == {split is Split.HELDOUT}
 
 

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from wanstreamer_jax.config import TextConfig
 from wanstreamer_jax.presets import load_preset
-from wanstreamer_jax.tokens import TextStream, byte_tokenizer
+from wanstreamer_jax.tokens import TextStream, byte_tokenizer, fresh_tokenizer, word_tokenizer
 from wanstreamer_jax.tokens import Tokenizer as TextTokenizer
 
 # How Qwen3 cuts text before it merges bytes.
@@ -49,7 +49,7 @@ def _qwen_like() -> str:
 
 
 QWEN_LIKE = _qwen_like()
-TOKENIZERS = {"bytes": byte_tokenizer(), "qwen-like": TextTokenizer(QWEN_LIKE)}
+TOKENIZERS = {"bytes": byte_tokenizer(), "words": word_tokenizer(), "qwen-like": TextTokenizer(QWEN_LIKE)}
 either = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 any_ids = st.lists(st.integers(0, 600), max_size=40)
 
@@ -186,3 +186,18 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path, text: str, reason: str) -
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"absent\.json"):
         TextTokenizer.load(tmp_path / "absent.json")
+
+
+def test_a_known_word_is_one_token_with_its_space() -> None:
+    tokenizer = word_tokenizer()
+    text = "What colour is the circle? Wanda, two bananaxyz"
+    pieces = [tokenizer.decode([i]) for i in tokenizer.encode(text)]
+    assert pieces[:7] == ["What", " colour", " is", " the", " circle", "?", " Wanda"]
+    assert "".join(pieces) == text
+
+
+def test_a_fresh_agent_reads_words_where_its_preset_says_so() -> None:
+    tiny = load_preset("tiny")
+    assert fresh_tokenizer(tiny).encode(" triangle") == word_tokenizer().encode(" triangle")
+    bytewise = dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, unit_end=256))
+    assert len(fresh_tokenizer(bytewise).encode(" triangle")) == len(" triangle")

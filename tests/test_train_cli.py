@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 import train as program
+from tests import small_preset
 from tests import train_toy as toy
+from wanstreamer_jax.agent import init_agent, save_agent
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.presets import load_preset, load_training, preset_names
 from wanstreamer_jax.training import hosts
 from wanstreamer_jax.training.config import MeshShape, Training
 from wanstreamer_jax.training.errors import TrainingError
+from wanstreamer_jax.training.origin import open_origin
 from wanstreamer_jax.training.overrides import describe, override, parse_overrides
 from wanstreamer_jax.training.sharding import check_batch, make_mesh
 from wanstreamer_jax.training.stages import find_stage
@@ -61,6 +64,17 @@ def test_what_cannot_be_read_is_one_sentence(arguments, words):
 def test_a_field_that_does_not_fit_others_says_so():
     with pytest.raises(TrainingError, match=r"--picture.width 100: picture 100x64: no multiple of 16"):
         change("--picture.width", "100", root=load_preset("tiny"))
+
+
+def test_an_agent_goes_on_with_other_fields_if_its_parameters_fit(tmp_path):
+    config = small_preset.config
+    save_agent(tmp_path / "agent", init_agent(config, 0))
+    origin = open_origin(tmp_path / "agent", config, seed=0)
+    wider = origin.changed(change("--picture.width", "64", root=config))
+    assert wider.config.picture.width == 64
+    assert wider.directory == origin.directory
+    with pytest.raises(TrainingError, match=r"--agent.FIELD: .*agent has other shapes of transformer.layers.0.mlp"):
+        origin.changed(change("--transformer.mlp", "24", root=config))
 
 
 def test_every_field_is_described():

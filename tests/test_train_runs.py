@@ -279,8 +279,13 @@ def test_gates_are_judged(tmp_path, capfd):
     verdicts = json.loads((tmp_path / "run" / "summary.json").read_text())["gates"]
     assert [verdict["passed"] for verdict in verdicts] == [True, False]
     assert "NOT reached: error" in capfd.readouterr().err
-    with pytest.raises(TrainingError, match="nothing measures 'speed'; there are error"):
-        train(toy.job(tmp_path / "other", steps=1, gates=(Gate("speed", at_least=1.0),)))
+
+
+def test_a_gate_of_what_is_not_measured_is_not_reached_and_costs_nothing(tmp_path, capfd):
+    assert train(toy.job(tmp_path / "run", steps=1, gates=(Gate("speed", at_least=1.0),)))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["passed"] is False
+    assert "NOT reached: nothing measures 'speed'; there are error" in capfd.readouterr().err
+    assert (tmp_path / "run" / "agent" / "config.json").exists()
 
 
 def strict(text: str):

@@ -31,6 +31,7 @@ from wanstreamer_jax.data.world.lexicon import (
 )
 from wanstreamer_jax.data.world.script import Script, Who
 from wanstreamer_jax.timeline import UNIT_MS
+from wanstreamer_jax.tokens import word_tokenizer
 
 N_UNITS = 180
 SEEDS = range(40)
@@ -198,3 +199,13 @@ def test_a_typed_question_arrives_word_by_word_before_its_answer() -> None:
 def test_what_the_agent_says_about_a_card(card: Card, kind: Kind, expected: str) -> None:
     assert card.answer(kind).text == expected
     assert AGENT_VOICE not in voices_of(Split.TRAIN) | voices_of(Split.HELDOUT)
+
+
+@pytest.mark.parametrize("split", Split)
+def test_every_word_that_is_said_or_typed_is_one_token(split: Split) -> None:
+    tokenizer = word_tokenizer()
+    texts = [line.text for script in scripts(split) for line in script.lines]
+    texts += [word.text for script in scripts(split) for word in script.typed]
+    words = {word.strip(".,!?") for text in texts for word in text.split()}
+    assert len(words) > 100
+    assert [word for word in sorted(words) if len(tokenizer.encode(f" {word}")) != 1] == []

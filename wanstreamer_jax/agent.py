@@ -31,7 +31,7 @@ import wanstreamer_jax
 from wanstreamer_jax.config import Config, from_json, to_json
 from wanstreamer_jax.files import check_replaceable, file_sha256s, is_pickle, pending_directory
 from wanstreamer_jax.model import init_params
-from wanstreamer_jax.tokens import Tokenizer, byte_tokenizer
+from wanstreamer_jax.tokens import Tokenizer, fresh_tokenizer
 
 FORMAT = 1  # of the directory; raised when an older reader could not understand a newer one
 PARTS = ("transformer", "perception", "video_vae", "audio_vae")
@@ -60,9 +60,8 @@ class Agent:
 
 
 def init_agent(config: Config, seed: int) -> Agent:
-    """An untrained agent with a tokenizer of bytes; the same seed gives the same one."""
-    tokenizer = byte_tokenizer()
-    tokenizer.check_fits(config)
+    """An untrained agent with a tokenizer of words or bytes; the same seed gives the same one."""
+    tokenizer = fresh_tokenizer(config)
     params = jax.jit(functools.partial(init_params, config, seed))()
     return Agent(config, params, tokenizer, trained=False)
 

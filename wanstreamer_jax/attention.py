@@ -66,6 +66,47 @@ def visible(queries: Tokens, keys: Tokens, window: int | None = None) -> Bool[Ar
     return k.valid & jnp.where(k.noisy, noisy, clean)
 
 
+class Sight(NamedTuple):
+    """`visible` for many queries of one session, in four comparisons a pair: what each query sees, by codes of keys."""
+
+    start: Int[Array, "*T"]  # it sees codes below 0, the world's, and from here ..
+    end: Int[Array, "*T"]  # .. to below this one
+    own: Int[Array, "*T"]  # and this one: its unit's noisy latents
+
+
+NOISY = 2**30  # the code of unit 0's noisy latents, above that of any clean token
+NEVER = 2**31 - 1  # the code of what nobody sees
+
+
+def sight(queries: Tokens, window: int) -> Sight:
+    """What each query sees, in a session [B, T] whose clean tokens' places are in the order of units and groups."""
+    causal = (queries.group == Group.USER_TEXT) | (queries.group == Group.AGENT_TEXT)
+    end = jnp.where(causal, queries.place + 1, _end_of_group(queries))
+    own = jnp.where(queries.noisy, NOISY + queries.unit, -NEVER)
+    return Sight(queries.commit - window, jnp.where(queries.noisy, queries.commit, end), own)
+
+
+def codes(keys: Tokens) -> Int[Array, "*S"]:
+    """What `Sight` speaks of: the places of clean tokens, the units of noisy ones."""
+    return jnp.where(keys.valid, jnp.where(keys.noisy, NOISY + keys.unit, keys.place), NEVER)
+
+
+def sees(queries: Sight, keys: Int[Array, "*S"]) -> Bool[Array, "*B T S"]:
+    """Who sees whom, [.., T, S]."""
+    start, end, own = (x[..., :, None] for x in queries)
+    code = keys[..., None, :]
+    return (code < end) & ((code < 0) | (code >= start)) | (code == own)
+
+
+def _end_of_group(tokens: Tokens) -> Int[Array, "B T"]:
+    """The place after the last one of each clean token's group."""
+    group = len(Group) * (tokens.unit + 1) + tokens.group
+    n_groups = len(Group) * (tokens.unit.shape[1] + 1)
+    group = jnp.where(tokens.valid & ~tokens.noisy, group, n_groups)  # the others are one more
+    last = jax.vmap(lambda place, group: jax.ops.segment_max(place, group, n_groups + 1))(tokens.place, group)
+    return jnp.take_along_axis(last, group, axis=1) + 1
+
+
 class Attended(NamedTuple):
     """The result of attention to some of the keys: values [B, T, N, H], log-sum-exp of the scores [B, T, N]."""
 

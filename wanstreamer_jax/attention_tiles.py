@@ -40,13 +40,16 @@ def attend_tiles(
 def _forward(rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, who: tuple) -> tuple[jax.Array, tuple]:
     def attend(_: None, tile: tuple) -> tuple[None, tuple]:
         queries, asking = tile
-        scores = _scores(rule, queries, k, asking, who[1])
+        scores = _scores(rule, queries, columns[0], asking, who[1])
         top = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
-        values = jnp.einsum("BKGtS,BKSH->BKGtH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        values = jnp.einsum(
+            "BKGtS,BKHS->BKGtH", weights.astype(v.dtype), columns[1], preferred_element_type=jnp.float32
+        )
         return None, ((values / total).astype(v.dtype), top + jnp.log(total))
 
+    columns = _columns(k), _columns(v)
     _, attended = jax.lax.scan(attend, None, (_scaled_tiles(q, k), _rule_in_tiles(who[0])))
     values, log_sum_exp = (checkpoint_name(x, ATTENDED) for x in attended)
     return _joined(values, q), (q, k, v, who, values, log_sum_exp)
@@ -60,26 +63,33 @@ def _backward(rule: Rule, kept: tuple, d_out: jax.Array) -> tuple:
     def differentiate(sums: tuple, tile: tuple) -> tuple[tuple, jax.Array]:
         queries, asking, d_value, inner, log_sum_exp = tile
         d_value = d_value.astype(v.dtype)
-        weights = jnp.exp(_scores(rule, queries, k, asking, who[1]) - log_sum_exp)
-        d_weights = jnp.einsum("BKGtH,BKSH->BKGtS", d_value, v, preferred_element_type=jnp.float32)
+        weights = jnp.exp(_scores(rule, queries, keys, asking, who[1]) - log_sum_exp)
+        d_weights = jnp.einsum("BKGtH,BKHS->BKGtS", d_value, seen, preferred_element_type=jnp.float32)
         d_scores = (weights * (d_weights - inner)).astype(k.dtype)
-        d_k = jnp.einsum("BKGtS,BKGtH->BKSH", d_scores, queries, preferred_element_type=jnp.float32)
-        d_v = jnp.einsum("BKGtS,BKGtH->BKSH", weights.astype(v.dtype), d_value, preferred_element_type=jnp.float32)
-        d_queries = jnp.einsum("BKGtS,BKSH->BKGtH", d_scores, k, preferred_element_type=jnp.float32)
+        d_k = jnp.einsum("BKGtH,BKGtS->BKHS", queries, d_scores, preferred_element_type=jnp.float32)
+        d_v = jnp.einsum("BKGtH,BKGtS->BKHS", d_value, weights.astype(v.dtype), preferred_element_type=jnp.float32)
+        d_queries = jnp.einsum("BKGtS,BKHS->BKGtH", d_scores, keys, preferred_element_type=jnp.float32)
         return (sums[0] + d_k, sums[1] + d_v), d_queries
 
-    nothing = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    keys, seen = _columns(k), _columns(v)
+    nothing = jnp.zeros(keys.shape, jnp.float32), jnp.zeros(seen.shape, jnp.float32)
     tiles = _scaled_tiles(q, k), _rule_in_tiles(who[0]), d_values, inner, log_sum_exp
     (d_k, d_v), d_queries = jax.lax.scan(differentiate, nothing, tiles)
-    return _joined(d_queries * q.shape[-1] ** -0.5, q).astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+    d_q = _joined(d_queries * q.shape[-1] ** -0.5, q)
+    return d_q.astype(q.dtype), _columns(d_k).astype(k.dtype), _columns(d_v).astype(v.dtype), None
 
 
 attend_tiles.defvjp(_forward, _backward)
 
 
-def _scores(rule: Rule, queries: jax.Array, k: jax.Array, asking: Any, asked: Any) -> jax.Array:
+def _columns(x: jax.Array) -> jax.Array:
+    """Keys or values [B, K, S, H] as [B, K, H, S], and back: so no product has to turn a tile's scores around."""
+    return x.swapaxes(2, 3)
+
+
+def _scores(rule: Rule, queries: jax.Array, keys: jax.Array, asking: Any, asked: Any) -> jax.Array:
     """Scores of a tile, [B, K, G, t, S]."""
-    scores = jnp.einsum("BKGtH,BKSH->BKGtS", queries, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("BKGtH,BKHS->BKGtS", queries, keys, preferred_element_type=jnp.float32)
     return jnp.where(rule(asking, asked)[:, None, None], scores, HIDDEN)
 
 

@@ -11,7 +11,7 @@ Within a block queries come in tiles, whose scores are computed again for the gr
 B sessions, U units, T tokens, S slots, N heads, K key/value heads, H head size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from wanstreamer_jax.attention import Tokens, visible
+from wanstreamer_jax.attention import Sight, Tokens, codes, sees, sight
 from wanstreamer_jax.attention_tiles import attend_tiles
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.timeline import UnitLayout
@@ -73,14 +73,14 @@ def session_attention(
     `cut`: no gradient flows into the keys and values of clean tokens, as if they lay in a history.
     """
     blocks = Blocks.of(spans, reach_of_window(config.layout, config.history.n_tokens))
-    rules = list(zip(*(blocks.split(x, 1) for x in rule), strict=True))
-    lonely = blocks.split(alone, 1)
+    seen_by = sight(rule, config.history.n_tokens)
+    seen_by = seen_by._replace(end=jnp.where(alone, jnp.minimum(seen_by.end, 0), seen_by.end))
+    sights = list(zip(*(blocks.split(x, 1) for x in seen_by), strict=True))
+    seeable = blocks.split(codes(rule), 1)
 
-    def sees(asking: tuple[Tokens, jax.Array], keys: Tokens) -> jax.Array:
+    def shown(queries: Sight, keys: jax.Array) -> jax.Array:
         # Said in the loop over tiles: the compiler would share out the mask in its own way, and then gather it.
-        (queries, alone), keys = jax.tree.map(spread.whole, (asking, keys))
-        history = (keys.unit >= 0) & ~keys.noisy
-        return visible(queries, keys, config.history.n_tokens) & ~(alone[..., None] & history[:, None])
+        return sees(*jax.tree.map(spread.whole, (queries, keys)))
 
     def see(_layer: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         # A hidden value has weight 0, but 0 x NaN is NaN. Keys still carry a NaN to every query that sees it.
@@ -90,9 +90,9 @@ def session_attention(
             ks, vs = (blocks.without_gradient(x) for x in (ks, vs))
         out = [jnp.zeros_like(x, jnp.float32) for x in qs]
         for own, seen in blocks.pairs():
-            who = (_join_tokens(rules, own), _join(lonely, own, 1)), _join_tokens(rules, seen)
+            who = Sight(*(_join(x, own, 1) for x in zip(*sights, strict=True))), _join(seeable, seen, 1)
             queries, keys, values = _join(qs, own, 2).swapaxes(1, 2), _join(ks, seen, 2), _join(vs, seen, 2)
-            values = attend_tiles(sees, queries, keys, values, who)
+            values = attend_tiles(shown, queries, keys, values, who)
             ends = np.cumsum([qs[i].shape[2] for i in own])[:-1]
             for i, value in zip(own, jnp.split(values.swapaxes(1, 2), ends, axis=2), strict=True):
                 out[i] = value
@@ -133,12 +133,8 @@ class Blocks(NamedTuple):
             yield [commits, noisy], [0, *range(max(1, commits - self.reach), commits + 1), noisy]
 
 
-def _join(pieces: list[jax.Array], which: list[int], axis: int) -> jax.Array:
+def _join(pieces: Sequence[jax.Array], which: list[int], axis: int) -> jax.Array:
     return jnp.concatenate([pieces[i] for i in which], axis=axis)
-
-
-def _join_tokens(rules: list[tuple[jax.Array, ...]], which: list[int]) -> Tokens:
-    return Tokens(*(_join(list(x), which, 1) for x in zip(*rules, strict=True)))
 
 
 def reach_of_window(layout: UnitLayout, window: int) -> int:

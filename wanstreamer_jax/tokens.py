@@ -11,6 +11,7 @@ A token is bytes, not characters: one character may be spread over several token
 import codecs
 import json
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
+_SPACE = chr(256 + 32)  # the character that stands for it
+_WORDS = resources.files("wanstreamer_jax") / "assets" / "words.txt"
 
 
 class Tokenizer:
@@ -100,7 +103,37 @@ class TextStream:
 
 def byte_tokenizer() -> Tokenizer:
     """A tokenizer of 256 entries, one a byte, otherwise like Qwen3's: for agents too small for a vocabulary."""
-    library = tokenizers.Tokenizer(models.BPE(vocab=_BYTE_OF, merges=[]))
+    return _byte_level(models.BPE(vocab=_BYTE_OF, merges=[]))
+
+
+def word_tokenizer() -> Tokenizer:
+    """Bytes, and each of some English words as one token: `assets/words.txt`, all that the synthetic world says.
+
+    A word comes with the space before it; one that begins with a capital also without. Its merges run from left to
+    right, so that its beginnings are entries too: " w", " wo", " wor", " word".
+    """
+    words = _WORDS.read_text(encoding="utf-8").split()
+    spellings = [f"{_SPACE}{word}" for word in words] + [word for word in words if word[0].isupper()]
+    beginnings = {spelling[:n] for spelling in spellings for n in range(2, len(spelling) + 1)}
+    # With the space first: or a capital would leave it for the letters after it.
+    ordered = sorted(beginnings, key=lambda text: (text[0] != _SPACE, len(text), text))
+    vocabulary = _BYTE_OF | {text: len(_BYTE_OF) + i for i, text in enumerate(ordered)}
+    return _byte_level(models.BPE(vocab=vocabulary, merges=[(text[:-1], text[-1]) for text in ordered]))
+
+
+def fresh_tokenizer(config: Config) -> Tokenizer:
+    """What an agent reads that has no language model's tokenizer: words if <unit_end> follows on them, else bytes.
+
+    Raises ValueError when its vocabulary has no room for bytes.
+    """
+    words = word_tokenizer()
+    tokenizer = words if words.n_entries == config.text.unit_end else byte_tokenizer()
+    tokenizer.check_fits(config)
+    return tokenizer
+
+
+def _byte_level(model: models.BPE) -> Tokenizer:
+    library = tokenizers.Tokenizer(model)
     library.normalizer = normalizers.NFC()
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     library.decoder = decoders.ByteLevel()

@@ -35,7 +35,7 @@ from wanstreamer_jax.data.validate import problems_of
 from wanstreamer_jax.data.world import Split, World, write_sessions
 from wanstreamer_jax.presets import load_preset
 from wanstreamer_jax.timeline import UNIT_MS, Picture, n_units
-from wanstreamer_jax.tokens import Tokenizer, byte_tokenizer
+from wanstreamer_jax.tokens import Tokenizer, fresh_tokenizer
 
 BAD_INPUT, INTERRUPTED = 2, 130
 Number = TypeVar("Number", int, float)
@@ -235,7 +235,7 @@ def _layout(args: argparse.Namespace, agent: Agent | None = None) -> tuple[Layou
     """The layout of a preset, of an agent, or of both when they agree."""
     if agent is None:
         config = load_preset(args.preset or "tiny")
-        tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else byte_tokenizer()
+        tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else fresh_tokenizer(config)
         tokenizer.check_fits(config)
         return Layout.of(config, tokenizer), tokenizer
     layout = Layout.of(agent.config, agent.tokenizer)

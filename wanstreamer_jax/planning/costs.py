@@ -67,7 +67,7 @@ def vision(cfg: VisionConfig, width: int) -> Cost:
 
 def projector(inputs: int, width: int, T: int) -> Cost:
     """`perception.Projector`."""
-    return dense(inputs, width, T) + dense(width, width, T)
+    return Cost(inputs) + dense(inputs, width, T) + dense(width, width, T)
 
 
 # ---- Sound

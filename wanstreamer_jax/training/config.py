@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from wanstreamer_jax.config import Dtype
 
+Remat = Literal["nothing", "layers", "elementwise"]
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
@@ -27,6 +29,7 @@ class OptimizerConfig:
     eps: float = 1e-8  # added to the root of that mean square
     weight_decay: float = 0.01  # of matrices and kernels only
     clip: float = 1.0  # norm of the gradient
+    ears: float = 1.0  # learning rate of hearing's encoder, by that of the rest; 0: it stays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +145,9 @@ class Training:
     optimizer: OptimizerConfig = OptimizerConfig()
     helper: OptimizerConfig = OptimizerConfig()  # of trainees that are no part of an agent
     compute: Dtype = "float32"  # of activations; parameters and optimiser state are float32 always
-    remat: Literal["nothing", "elementwise"] = "nothing"  # what the backward pass computes again
+    remat: Remat = (
+        "layers"  # computed again backward: nothing, the Transformer's layers, or all that is elementwise too
+    )
     ema: float = 0.0  # share of the old average that an update keeps; 0: no average
     samples: int = 4096  # of the synthetic world in an epoch
     heldout_batches: int = 8  # that the measures are taken over

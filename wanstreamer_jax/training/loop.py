@@ -27,7 +27,7 @@ from wanstreamer_jax.training.evaluation import Evaluation, judge, scalars
 from wanstreamer_jax.training.hosts import any_host, is_primary
 from wanstreamer_jax.training.input import Fed, Feed, endless_batches
 from wanstreamer_jax.training.origin import Origin, leave_agent
-from wanstreamer_jax.training.run_log import Counts, RunLog, Speed
+from wanstreamer_jax.training.run_log import Counts, Numbers, RunLog, Speed
 from wanstreamer_jax.training.sharding import batch_sharding, check_batch, fetch, make_mesh
 from wanstreamer_jax.training.signals import Signals
 from wanstreamer_jax.training.stage import Stage
@@ -209,7 +209,7 @@ class Run(AbstractContextManager["Run"]):
             finished = job.stage.finish(job.origin.config, trees, measured)
             leave_agent(job.origin, finished, job.stage.name, summary, job.leaving)
         for verdict in verdicts:
-            print(_sentence(verdict), file=sys.stderr)
+            print(_sentence(verdict, measures), file=sys.stderr)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -239,7 +239,9 @@ def _check_same(checkpoint: Path, name: str, saved: Any, now: Any) -> None:
         )
 
 
-def _sentence(verdict: dict[str, Any]) -> str:
+def _sentence(verdict: dict[str, Any], measures: Numbers) -> str:
+    if verdict["measure"] not in measures:
+        return f"gate NOT reached: nothing measures {verdict['measure']!r}; there are {', '.join(measures)}"
     limit = " and ".join(
         f"{name.replace('_', ' ')} {verdict[name]}" for name in ("at_least", "at_most") if name in verdict
     )

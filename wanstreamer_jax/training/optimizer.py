@@ -19,7 +19,17 @@ def make_optimizer(cfg: OptimizerConfig, n_updates: int) -> optax.GradientTransf
         end_value=cfg.final_share * cfg.learning_rate,
     )
     adamw = optax.adamw(schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay, mask=_decayed)
-    return optax.chain(optax.clip_by_global_norm(cfg.clip), adamw)
+    return optax.chain(optax.clip_by_global_norm(cfg.clip), adamw, _slow_ears(cfg.ears))
+
+
+def _slow_ears(share: float) -> optax.GradientTransformation:
+    """Updates of hearing's encoder, but not of its projector, times a share."""
+
+    def slowed(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        is_ear = "hearing.trunk" in jax.tree_util.keystr(path, simple=True, separator=".")
+        return share * update if is_ear else update
+
+    return optax.stateless(lambda updates, _params: jax.tree_util.tree_map_with_path(slowed, updates))
 
 
 def _decayed(params: Any) -> Any:

@@ -1,19 +1,22 @@
 """The agent that a run starts from, and the one it leaves."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jax.tree_util import tree_leaves_with_path
 
 from wanstreamer_jax.agent import MANIFEST, Agent, init_agent, load_agent, save_agent
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.files import check_replaceable
-from wanstreamer_jax.model import init_params
-from wanstreamer_jax.tokens import byte_tokenizer
+from wanstreamer_jax.model import Params, init_params
+from wanstreamer_jax.tokens import fresh_tokenizer
+from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import shard_tree
 from wanstreamer_jax.training.stage import Trees
 
@@ -32,6 +35,19 @@ class Origin:
             return f"fresh parameters of seed {self.seed}"
         return f"the agent {json.loads((self.directory / MANIFEST).read_text(encoding='utf-8'))['sha256']}"
 
+    def changed(self, config: Config) -> "Origin":
+        """The same with another configuration, such as another picture size.
+
+        Raises:
+            TrainingError: the parameters of its directory would not fit.
+        """
+        if self.directory is not None:
+            ours, theirs = (jax.eval_shape(functools.partial(init_params, c, 0)) for c in (config, self.config))
+            wrong = [name for name, same in _compared(ours, theirs) if not same]
+            if wrong:
+                raise TrainingError(f"--agent.FIELD: {self.directory} has other shapes of {', '.join(wrong[:3])}")
+        return dataclasses.replace(self, config=config)
+
     def params(self, parts: tuple[str, ...], mesh: Mesh) -> Trees:
         """Some of its parts on a mesh; fresh ones are made there, none is ever whole on one device."""
 
@@ -49,7 +65,7 @@ class Origin:
         """Raise ValueError, before anything is trained, when the trained agent could not be written there."""
         check_replaceable(directory, MANIFEST, overwrite=True)
         if self.directory is None:
-            byte_tokenizer().check_fits(self.config)
+            fresh_tokenizer(self.config)
 
     def agent(self) -> Agent:
         """The whole agent."""
@@ -59,6 +75,16 @@ class Origin:
 def open_origin(directory: Path | None, config: Config, seed: int) -> Origin:
     """The agent of a directory, or a fresh one of `config`; AgentError when the directory holds none."""
     return Origin(config if directory is None else load_agent(directory).config, directory, seed)
+
+
+def _compared(ours: Params, theirs: Params) -> Iterator[tuple[str, bool]]:
+    """The parameters of two configurations by name, and whether they are of one shape."""
+    shapes = [
+        {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in tree_leaves_with_path(tree)}
+        for tree in (ours, theirs)
+    ]
+    for name in sorted(shapes[0].keys() | shapes[1].keys()):
+        yield name, shapes[0].get(name) == shapes[1].get(name)
 
 
 def leave_agent(

@@ -8,10 +8,12 @@ from wanstreamer_jax.data.world.lexicon import (
     ASK_HOW_MANY,
     ASK_REPEAT,
     ASK_SHAPE,
+    COLOURS,
     FAR_TALK,
     GREETINGS,
     MAX_SHAPES,
     NUMBERS,
+    SHAPES,
     WORDS,
     Answer,
     Card,
@@ -22,36 +24,38 @@ from wanstreamer_jax.data.world.lexicon import (
     pick,
 )
 
+_ASKING = ("what", "which", "how", "many", "colour", "shape", "name", "tell", "say", "count", "stop", "thank", "please")
+LISTED = (*WORDS, *COLOURS, *SHAPES, *NUMBERS, *_ASKING)  # a list begins with one of the first
 _ASK = {Kind.COLOUR: ASK_COLOUR, Kind.SHAPE: ASK_SHAPE, Kind.HOW_MANY: ASK_HOW_MANY}
 _COUNTED = (2, 8)
 
 
 def make_sentence(rng: np.random.Generator, split: Split) -> str:
     """Something to be said, of a split's phrasings, cards and neighbours in lists."""
-    kind = int(rng.integers(5))
-    if kind == 0:
+    kind = int(rng.integers(6))
+    if kind <= 1:  # the only ones that nobody can guess
         return make_word_list(rng, split)
-    if kind == 1:
-        return FAR_TALK.pick(rng, split)
     if kind == 2:
-        return make_card(rng, split, int(rng.integers(1, MAX_SHAPES + 1))).answer(Kind.COMMENT).text
+        return FAR_TALK.pick(rng, split)
     if kind == 3:
+        return make_card(rng, split, int(rng.integers(1, MAX_SHAPES + 1))).answer(Kind.COMMENT).text
+    if kind == 4:
         return _of_card(rng, split)
     return make_dialogue(rng, split)[0]
 
 
 def make_word_list(rng: np.random.Generator, split: Split) -> str:
-    """Two to four words; no two that stand side by side do so in the other split."""
+    """Two to four words, most of which tell what is asked; no two that stand side by side do so in the other split."""
     places = [int(rng.integers(len(WORDS)))]
     for _ in range(int(rng.integers(1, 4))):
-        free = [i for i in range(len(WORDS)) if i not in places]
+        free = [i for i in range(len(LISTED)) if i not in places]
         follows = [i for i in free if is_heldout_pair(places[-1], i) is (split is Split.HELDOUT)]
         places += [pick(rng, tuple(follows))] if follows else []
-    return (", ".join(WORDS[i] for i in places) + ".").capitalize()
+    return (", ".join(LISTED[i] for i in places) + ".").capitalize()
 
 
 def is_heldout_pair(first: int, second: int) -> bool:
-    """Whether two words, by their places in `WORDS`, stand side by side in held-out lists only: one pair in seven."""
+    """Whether two words, by their places in `LISTED`, stand side by side in held-out lists only: one pair in seven."""
     return (first + second) % 7 == 3
 
 

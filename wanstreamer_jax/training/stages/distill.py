@@ -12,6 +12,7 @@ B windows, U units, T text tokens.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from wanstreamer_jax.training.stages.interact import (
     decode,
     draw_noise,
     draw_times,
+    layers_again,
     mean_over_units,
     predict,
     text_loss,
@@ -65,10 +67,13 @@ def objectives(training: Training) -> tuple[Objective, ...]:
     """The teacher's path until `match_from`; from then on a critic, and the student every so often."""
     weights: DistillWeights = training.weights
     start = weights.match_from
+    follow, criticise, match = (
+        functools.partial(loss, again=layers_again(training)) for loss in (following, criticism, matching)
+    )
     return (
-        Objective(STUDENT, following, stop=start),
-        Objective(CRITIC, criticism, start=start),
-        Objective(STUDENT, matching, every=weights.every, start=start),
+        Objective(STUDENT, follow, stop=start),
+        Objective(CRITIC, criticise, start=start),
+        Objective(STUDENT, match, every=weights.every, start=start),
     )
 
 
@@ -76,7 +81,13 @@ def objectives(training: Training) -> tuple[Objective, ...]:
 
 
 def following(
-    config: Config, weights: DistillWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+    config: Config,
+    weights: DistillWeights,
+    trainees: Trees,
+    frozen: Trees,
+    batch: Batch,
+    key: jax.Array,
+    again: bool = True,
 ) -> tuple[jax.Array, Metrics]:
     """The student's steps against the teacher's path, and text against the data."""
     noise_key, step_key = jax.random.split(key)
@@ -89,14 +100,20 @@ def following(
     path = solver_path(guided_field(teacher, weights.guidance), draw_noise(noise_key, teacher.session.clean), fine)
     chosen = jax.random.randint(step_key, batch["unit_mask"].shape, 0, n_steps)
     points, tau, wanted = chords(path, fine, n_steps, chosen)
-    predicted = predict(student, points, FlowTime(*tau), _nobody(batch))
+    predicted = predict(student, points, FlowTime(*tau), _nobody(batch), again=again)
     text, more = text_loss(config, predicted.text_logits, student, batch)
     terms = velocity_errors(predicted.velocities, wanted, batch) | {"text": text}
     return add_up(weights, terms), terms | more
 
 
 def criticism(
-    config: Config, weights: DistillWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+    config: Config,
+    weights: DistillWeights,
+    trainees: Trees,
+    frozen: Trees,
+    batch: Batch,
+    key: jax.Array,
+    again: bool = True,
 ) -> tuple[jax.Array, Metrics]:
     """Flow matching of what the student makes, in the student's own sessions."""
     make_key, key = jax.random.split(key)
@@ -104,17 +121,23 @@ def criticism(
     made = jax.lax.stop_gradient(made)
     points, noise, tau = between(config, made, key)
     critic = windows(config, _with(frozen, trainees[CRITIC]), own)
-    predicted = predict(critic, points, tau, _nobody(batch))
+    predicted = predict(critic, points, tau, _nobody(batch), again=again)
     terms = velocity_errors(predicted.velocities, velocity(made, noise), batch)
     return add_up(weights, terms), terms
 
 
 def matching(
-    config: Config, weights: DistillWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+    config: Config,
+    weights: DistillWeights,
+    trainees: Trees,
+    frozen: Trees,
+    batch: Batch,
+    key: jax.Array,
+    again: bool = True,
 ) -> tuple[jax.Array, Metrics]:
     """What the student makes, moved along the difference of teacher and critic; text as the teacher would write it."""
     make_key, key = jax.random.split(key)
-    own, made, logits = make(config, trainees[STUDENT], frozen, batch, make_key)
+    own, made, logits = make(config, trainees[STUDENT], frozen, batch, make_key, again)
     points, _, tau = between(config, jax.lax.stop_gradient(made), key)
     teacher, critic = (windows(config, _with(frozen, tree), own) for tree in (frozen[TEACHER], trainees[CRITIC]))
     real = clean_at(points, Latents(*tau), guided_field(teacher, weights.guidance)(points, Latents(*tau)))
@@ -127,7 +150,7 @@ def matching(
 
 
 def make(
-    config: Config, student: Params, frozen: Trees, batch: Batch, key: jax.Array
+    config: Config, student: Params, frozen: Trees, batch: Batch, key: jax.Array, again: bool = False
 ) -> tuple[Batch, Latents, jax.Array]:
     """Sessions of the student's own, the clean latents that it sees in one random step of each unit, and its text.
 
@@ -143,7 +166,7 @@ def make(
     path = solver_path(field, draw_noise(noise_key, seen.session.clean), times)
     chosen = jax.random.randint(step_key, batch["unit_mask"].shape, 0, n_steps)
     points, tau = at_step(path, chosen), jax.tree.map(lambda t: t[chosen], times)
-    predicted = predict(seen, points, FlowTime(*tau), _nobody(batch), cut=True)
+    predicted = predict(seen, points, FlowTime(*tau), _nobody(batch), again=again, cut=True)
     return own, clean_at(points, tau, predicted.velocities), predicted.text_logits
 
 

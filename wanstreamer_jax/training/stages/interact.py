@@ -10,6 +10,7 @@ number, so that a mean over windows is a mean however a batch is cut into pieces
 B windows, U units, T text tokens, V vocabulary, C channels.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,23 +42,33 @@ def init(config: Config, weights: WindowWeights, parts: Trees, key: jax.Array) -
 
 def objectives(training: Training) -> tuple[Objective, ...]:
     """One loss for all that is trained."""
-    del training
-    return (Objective(AGENT, interaction),)
+    return (Objective(AGENT, functools.partial(interaction, again=layers_again(training))),)
+
+
+def layers_again(training: Training) -> bool:
+    """Whether the backward pass computes layers of the Transformer again."""
+    return training.remat != "nothing"
 
 
 # ---- Losses
 
 
 def interaction(
-    config: Config, weights: WindowWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+    config: Config,
+    weights: WindowWeights,
+    trainees: Trees,
+    frozen: Trees,
+    batch: Batch,
+    key: jax.Array,
+    again: bool = True,
 ) -> tuple[jax.Array, Metrics]:
-    """Text, and velocities at random flow times."""
+    """Text, and velocities at random flow times; `again` as in `predict`."""
     seen = windows(config, frozen | trainees[AGENT], batch)
     noise_key, time_key, alone_key = jax.random.split(key, 3)
     noise = draw_noise(noise_key, seen.session.clean)
     tau = draw_times(time_key, config.flow, batch["unit_mask"].shape, weights.coupled)
     alone = jax.random.bernoulli(alone_key, weights.alone, batch["unit_mask"].shape)
-    predicted = predict(seen, noised(seen.session.clean, noise, Latents(*tau)), tau, alone)
+    predicted = predict(seen, noised(seen.session.clean, noise, Latents(*tau)), tau, alone, again=again)
     terms, more = losses(config, predicted, noise, seen, batch)
     return add_up(weights, terms), terms | more
 
@@ -67,10 +78,15 @@ def add_up(weights: WindowWeights | DistillWeights, terms: Metrics) -> jax.Array
     return jnp.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
 
 
-def predict(seen: Windows, points: Latents, tau: FlowTime, alone: jax.Array, *, cut: bool = False) -> Predicted:
-    """The forward over windows whose latents are at `points` of their path; `alone` and `cut` as in `session`."""
+def predict(
+    seen: Windows, points: Latents, tau: FlowTime, alone: jax.Array, *, again: bool = False, cut: bool = False
+) -> Predicted:
+    """The forward over windows whose latents are at `points` of their path; `alone` and `cut` as in `session`.
+
+    `again`: for gradients, layers are computed again instead of kept.
+    """
     noisy = Noisy(points, tau, alone)
-    return forward(seen.model, seen.world, seen.session, noisy, token_spread(), remat=True, cut=cut)
+    return forward(seen.model, seen.world, seen.session, noisy, token_spread(), remat=again, cut=cut)
 
 
 def losses(

@@ -19,6 +19,7 @@ import numpy as np
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample
 from wanstreamer_jax.data.dataset import Dataset
+from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.record import Record
 from wanstreamer_jax.data.samples import NOTE, Samples, write_note
 from wanstreamer_jax.data.tasks import TASKS, Example, Setting, make_example
@@ -28,14 +29,14 @@ from wanstreamer_jax.data.world import Split
 from wanstreamer_jax.flow import noised
 from wanstreamer_jax.model import Latents
 from wanstreamer_jax.session import Predicted
-from wanstreamer_jax.tokens import Tokenizer, byte_tokenizer
+from wanstreamer_jax.tokens import Tokenizer, byte_tokenizer, word_tokenizer
 from wanstreamer_jax.training.clips import HELDOUT_SEED
 from wanstreamer_jax.training.config import PretrainWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.recordings import PER_RECORD, open_dataset
 from wanstreamer_jax.training.stage import Batch, Metrics, Source, Trees
 from wanstreamer_jax.training.stages import interact
-from wanstreamer_jax.training.stages.sessions import LOSSES, Window, Windows, windows, world_layout
+from wanstreamer_jax.training.stages.sessions import LOSSES, Window, Windows, windows, world_tokenizer
 
 NAMES = tuple(TASKS)  # a sample's task is its place here
 SILENT = "·"  # a unit without text, in a table
@@ -84,8 +85,8 @@ def preview(
 def draw(shown: Mapping[str, np.ndarray], folder: Path) -> None:
     """What `interact` draws, and `texts.md`: what was typed, what was to be written, and the likeliest tokens."""
     interact.draw(shown, folder)
-    tokenizer = byte_tokenizer()
-    known = tokenizer if tokenizer.n_entries == int(shown["unit_end"]) else None
+    near = (tokenizer() for tokenizer in (byte_tokenizer, word_tokenizer))
+    known = next((tokenizer for tokenizer in near if tokenizer.n_entries == int(shown["unit_end"])), None)
     rows = ["| task | typed | wanted | likeliest |", "|---|---|---|---|"]
     for k, task in enumerate(shown["task"]):
         columns = [
@@ -210,9 +211,9 @@ def source(config: Config, training: Training, heldout: bool, data: Path | None)
     mixture, split = dataclasses.asdict(weights.mixture), Split.HELDOUT if heldout else Split.TRAIN
     Mixture(mixture)  # before recordings are read
     if data is None:
-        layout = world_layout(config)
-        setting = Setting(layout, byte_tokenizer(), split, weights.units)
-        world = WorldTasks(setting, Window(config, layout, weights.units))
+        tokenizer = world_tokenizer(config)
+        setting = Setting(Layout.of(config, tokenizer), tokenizer, split, weights.units)
+        world = WorldTasks(setting, Window(config, setting.layout, weights.units))
         return _tasks(world.make, mixture, training.samples, training)
     dataset = open_dataset(config, data, heldout)
     setting = Setting(dataset.layout, dataset.tokenizer(), split, weights.units)

@@ -30,7 +30,7 @@ from wanstreamer_jax.stream import world as prefix
 from wanstreamer_jax.stream.placement import start_angles
 from wanstreamer_jax.stream.world import encode_world, pack_world, to_float, world_tokens
 from wanstreamer_jax.timeline import UNIT_MS, frames_seen
-from wanstreamer_jax.tokens import byte_tokenizer
+from wanstreamer_jax.tokens import Tokenizer, fresh_tokenizer
 from wanstreamer_jax.training.clips import HELDOUT_SEED
 from wanstreamer_jax.training.config import DistillWeights, SessionWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
@@ -168,15 +168,18 @@ def records_of(config: Config, training: Training, heldout: bool, data: Path | N
     if data is not None:
         dataset = open_dataset(config, data, heldout)
         return dataset, dataset.layout
-    layout = world_layout(config)
+    tokenizer = world_tokenizer(config)
+    layout = Layout.of(config, tokenizer)
     world = World(split=Split.HELDOUT if heldout else Split.TRAIN, seconds=training.weights.seconds)
     first_seed = HELDOUT_SEED if heldout else 0
-    return WorldSource(world, byte_tokenizer(), layout, training.samples, first_seed), layout
+    return WorldSource(world, tokenizer, layout, training.samples, first_seed), layout
 
 
-def world_layout(config: Config) -> Layout:
-    """The layout of the synthetic world's sessions for an agent; TrainingError when that does not read bytes."""
-    tokenizer = byte_tokenizer()
+def world_tokenizer(config: Config) -> Tokenizer:
+    """What the synthetic world writes with for an agent; TrainingError when that has a tokenizer of its own."""
+    tokenizer = fresh_tokenizer(config)
     if tokenizer.n_entries != config.text.unit_end:
-        raise TrainingError("the synthetic world writes bytes; prepare a dataset with this agent's tokenizer (--data)")
-    return Layout.of(config, tokenizer)
+        raise TrainingError(
+            "the synthetic world writes words or bytes; prepare a dataset with this agent's tokenizer (--data)"
+        )
+    return tokenizer
