@@ -47,6 +47,7 @@ from wanstreamer_jax.training.stages import find_stage
 WARM_UP = 2  # steps
 N_SESSIONS, SECONDS = 4, 20.0  # that are prepared
 PEER_TURNS = 5
+PAUSE_S = 1.0  # between turns: the threads of one side go on spinning for a while
 
 
 def main() -> None:
@@ -156,6 +157,7 @@ def take_turns(*sides: Callable[[], object]) -> list[float]:
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(1 + PEER_TURNS):
         for side, measured in zip(sides, times, strict=True):
+            time.sleep(PAUSE_S)
             start = time.perf_counter()
             side()
             measured.append(time.perf_counter() - start)

@@ -70,11 +70,11 @@ training = {
         gates=(Gate("snr_db", at_least=8.0), Gate("log_spectral_distance_db", at_most=3.2)),
     ),
     "pretrain": Training(
-        weights=PretrainWeights(units=32),
+        weights=PretrainWeights(units=32, ears_of_voice=True),
         steps=20_000,
         batch=2,
         remat="nothing",  # so small a Transformer has room for what it computed
-        optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup=100, b2=0.98, ears=0.0),
         ema=0.999,
         heldout_batches=32,  # a mixture's tasks have shares of a few windows each
         gates=(
@@ -88,7 +88,7 @@ training = {
         steps=20_000,
         batch=2,
         remat="nothing",
-        optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500),
+        optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500, ears=0.1),
         ema=0.999,
         gates=(Gate("text", at_most=0.1), Gate("audio", at_most=0.6), Gate("video", at_most=0.3)),
     ),

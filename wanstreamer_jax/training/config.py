@@ -130,6 +130,7 @@ class PretrainWeights(WindowWeights):
     """What `pretrain` adds up; its windows are whole examples of tasks."""
 
     mixture: MixtureWeights = MixtureWeights()
+    ears_of_voice: bool = False  # hearing's encoder begins as that of the audio VAE, which has learned speech
 
 
 @dataclasses.dataclass(frozen=True)
