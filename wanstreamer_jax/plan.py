@@ -10,14 +10,14 @@ import difflib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.planning.beat import Plan, make_plan
 from wanstreamer_jax.planning.hardware import BYTES, GPU, GPUS
 from wanstreamer_jax.presets import QWEN3, load_preset
 from wanstreamer_jax.timeline import UNIT_MS
-from wanstreamer_jax.training.config import Remat, SessionWeights, Training
+from wanstreamer_jax.training.config import SessionWeights, Training
 
 USAGE_ERROR = 2
 LEGEND = (
@@ -64,7 +64,7 @@ def _add_training(add: Callable[..., object]) -> None:
     add("--batch", type=int, metavar="B", help="windows of all devices in an update (default: one a device and piece)")
     add("--accumulation", type=int, metavar="A", help="pieces that a batch is computed in (default: 1)")
     add("--compute", choices=tuple(BYTES), help="dtype of activations (default: bfloat16)")
-    add("--remat", choices=get_args(Remat), help="what is computed again (default: layers)")
+    add("--remat", choices=("layers", "elementwise"), help="what is computed again (default: layers)")
     add(
         "--ema", type=float, metavar="SHARE", help="of the old average that an update keeps; 0, the default: no average"
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +73,8 @@ class Curves:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise TrainingError("--tensorboard needs tensorboardX: pip install 'wanstreamer-jax[train]'") from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        # A file is named after the second in which it is begun: two runs of one second would share one.
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1, filename_suffix=f".{time.time_ns()}")
 
     def write(self, step: int, numbers: Numbers) -> None:
         """Add what a step has."""
