@@ -2,7 +2,7 @@
 
 Hardware: a laptop CPU with two cores.
 Command:  python serve.py --input user.mp4 --output reply.mp4
-Expect:   on two cores about 82 ms a unit of 160 ms with a full window and 6 text tokens (docs/measurements.md);
+Expect:   on two cores about 79 ms a unit of 160 ms with a full window and 4 text tokens (docs/measurements.md);
           30 latent tokens a unit, 42 MB a session.
 """
 
