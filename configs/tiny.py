@@ -51,7 +51,7 @@ config = Config(
     flow=FlowConfig(solver_steps=2),
     history=HistoryConfig(n_tokens=5376),
     world=WorldConfig(max_text=128, max_voice=25),
-    text=TextConfig(max_user=4, max_agent=4, unit_end=1492),  # bytes, and the words of the synthetic world,
+    text=TextConfig(max_user=4, max_agent=4, unit_end=1492),  # bytes, and the words of the synthetic world
 )
 
 training = {

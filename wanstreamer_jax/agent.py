@@ -126,6 +126,12 @@ def _described(tree: Any) -> dict[str, Tensor]:
     return {name: (names.get(leaf.dtype.name, leaf.dtype.name), tuple(leaf.shape)) for name, leaf in leaves}
 
 
+def differing_parameters(a: Config, b: Config) -> list[str]:
+    """Names of the parameters that agents of two configurations have in other shapes or dtypes, or one has not."""
+    ours, theirs = (_described(_expected(config)) for config in (a, b))
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+
+
 def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Iterator[str]:
     """One line for every tensor that is not as it should be."""
     for name in sorted(expected.keys() | found.keys()):

@@ -121,13 +121,18 @@ def word_tokenizer() -> Tokenizer:
     return _byte_level(models.BPE(vocab=vocabulary, merges=[(text[:-1], text[-1]) for text in ordered]))
 
 
+def own_tokenizer(unit_end: int) -> Tokenizer | None:
+    """The one of ours that <unit_end> follows on: bytes, words, or neither."""
+    ours = (make() for make in (byte_tokenizer, word_tokenizer))
+    return next((tokenizer for tokenizer in ours if tokenizer.n_entries == unit_end), None)
+
+
 def fresh_tokenizer(config: Config) -> Tokenizer:
     """What an agent reads that has no language model's tokenizer: words if <unit_end> follows on them, else bytes.
 
     Raises ValueError when its vocabulary has no room for bytes.
     """
-    words = word_tokenizer()
-    tokenizer = words if words.n_entries == config.text.unit_end else byte_tokenizer()
+    tokenizer = own_tokenizer(config.text.unit_end) or byte_tokenizer()
     tokenizer.check_fits(config)
     return tokenizer
 

@@ -1,20 +1,18 @@
 """The agent that a run starts from, and the one it leaves."""
 
 import dataclasses
-import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from jax.tree_util import tree_leaves_with_path
 
-from wanstreamer_jax.agent import MANIFEST, Agent, init_agent, load_agent, save_agent
+from wanstreamer_jax.agent import MANIFEST, Agent, differing_parameters, init_agent, load_agent, save_agent
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.files import check_replaceable
-from wanstreamer_jax.model import Params, init_params
+from wanstreamer_jax.model import init_params
 from wanstreamer_jax.tokens import fresh_tokenizer
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import shard_tree
@@ -41,9 +39,8 @@ class Origin:
         Raises:
             TrainingError: the parameters of its directory would not fit.
         """
-        if self.directory is not None:
-            ours, theirs = (jax.eval_shape(functools.partial(init_params, c, 0)) for c in (config, self.config))
-            wrong = [name for name, same in _compared(ours, theirs) if not same]
+        if self.directory is not None and config != self.config:
+            wrong = differing_parameters(config, self.config)
             if wrong:
                 raise TrainingError(f"--agent.FIELD: {self.directory} has other shapes of {', '.join(wrong[:3])}")
         return dataclasses.replace(self, config=config)
@@ -75,16 +72,6 @@ class Origin:
 def open_origin(directory: Path | None, config: Config, seed: int) -> Origin:
     """The agent of a directory, or a fresh one of `config`; AgentError when the directory holds none."""
     return Origin(config if directory is None else load_agent(directory).config, directory, seed)
-
-
-def _compared(ours: Params, theirs: Params) -> Iterator[tuple[str, bool]]:
-    """The parameters of two configurations by name, and whether they are of one shape."""
-    shapes = [
-        {jax.tree_util.keystr(path, simple=True, separator="."): x.shape for path, x in tree_leaves_with_path(tree)}
-        for tree in (ours, theirs)
-    ]
-    for name in sorted(shapes[0].keys() | shapes[1].keys()):
-        yield name, shapes[0].get(name) == shapes[1].get(name)
 
 
 def leave_agent(

@@ -29,7 +29,7 @@ from wanstreamer_jax.data.world import Split
 from wanstreamer_jax.flow import noised
 from wanstreamer_jax.model import Latents
 from wanstreamer_jax.session import Predicted
-from wanstreamer_jax.tokens import Tokenizer, byte_tokenizer, word_tokenizer
+from wanstreamer_jax.tokens import Tokenizer, own_tokenizer
 from wanstreamer_jax.training.clips import HELDOUT_SEED
 from wanstreamer_jax.training.config import PretrainWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
@@ -97,8 +97,7 @@ def preview(
 def draw(shown: Mapping[str, np.ndarray], folder: Path) -> None:
     """What `interact` draws, and `texts.md`: what was typed, what was to be written, and the likeliest tokens."""
     interact.draw(shown, folder)
-    near = (tokenizer() for tokenizer in (byte_tokenizer, word_tokenizer))
-    known = next((tokenizer for tokenizer in near if tokenizer.n_entries == int(shown["unit_end"])), None)
+    known = own_tokenizer(int(shown["unit_end"]))
     rows = ["| task | typed | wanted | likeliest |", "|---|---|---|---|"]
     for k, task in enumerate(shown["task"]):
         columns = [

@@ -30,7 +30,7 @@ from wanstreamer_jax.stream import world as prefix
 from wanstreamer_jax.stream.placement import start_angles
 from wanstreamer_jax.stream.world import encode_world, pack_world, to_float, world_tokens
 from wanstreamer_jax.timeline import UNIT_MS, frames_seen
-from wanstreamer_jax.tokens import Tokenizer, fresh_tokenizer
+from wanstreamer_jax.tokens import Tokenizer, own_tokenizer
 from wanstreamer_jax.training.clips import HELDOUT_SEED
 from wanstreamer_jax.training.config import DistillWeights, SessionWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
@@ -177,8 +177,8 @@ def records_of(config: Config, training: Training, heldout: bool, data: Path | N
 
 def world_tokenizer(config: Config) -> Tokenizer:
     """What the synthetic world writes with for an agent; TrainingError when that has a tokenizer of its own."""
-    tokenizer = fresh_tokenizer(config)
-    if tokenizer.n_entries != config.text.unit_end:
+    tokenizer = own_tokenizer(config.text.unit_end)
+    if tokenizer is None:
         raise TrainingError(
             "the synthetic world writes words or bytes; prepare a dataset with this agent's tokenizer (--data)"
         )
