@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[
     )
     add = parser.add_argument
     add("preset", metavar="PRESET", help="a file of configs/, or its name")
-    add("--stage", required=True, metavar="STAGE", help="video_vae, audio_vae, pretrain, interact or distill")
+    add("--stage", required=True, metavar="STAGE", help="video_vae, audio_vae, hearing, pretrain, interact or distill")
     add("--workdir", type=Path, required=True, metavar="DIR", help="where checkpoints, metrics and samples go")
     add("--data", type=Path, metavar="DIR", help="prepared recordings; without, sessions of the synthetic world")
     add("--agent", type=Path, metavar="DIR", help="the agent to start from; without, fresh parameters of the preset")

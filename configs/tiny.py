@@ -22,6 +22,7 @@ from wanstreamer_jax.training.config import (
     AudioVAEWeights,
     DistillWeights,
     Gate,
+    HearingWeights,
     OptimizerConfig,
     PretrainWeights,
     SessionWeights,
@@ -69,8 +70,16 @@ training = {
         optimizer=OptimizerConfig(learning_rate=2e-3, b2=0.99),
         gates=(Gate("snr_db", at_least=8.0), Gate("log_spectral_distance_db", at_most=3.2)),
     ),
+    "hearing": Training(
+        weights=HearingWeights(),
+        steps=3000,
+        batch=2,
+        optimizer=OptimizerConfig(learning_rate=2e-3, b2=0.99),
+        ema=0.99,
+        gates=(Gate("phonemes_right", at_least=0.8), Gate("words_right", at_least=0.8)),
+    ),
     "pretrain": Training(
-        weights=PretrainWeights(units=32, ears_of_voice=True),
+        weights=PretrainWeights(units=32),
         steps=20_000,
         batch=2,
         remat="nothing",  # so small a Transformer has room for what it computed

@@ -254,27 +254,17 @@ def test_a_preview_shows_texts_and_a_window_with_a_picture(tmp_path):
 # ---- It learns
 
 
-def test_ears_begin_as_asked_and_learn_at_their_own_rate():
-    voice = params()["audio_vae"]["encoder"]["trunk"]
-    for of_voice, rate in ((True, 0.0), (False, 0.0), (True, 1.0)):
-        training = training_of(asr=1.0)
-        weights = dataclasses.replace(training.weights, ears_of_voice=of_voice)
-        training = dataclasses.replace(training, weights=weights, optimizer=OptimizerConfig(ears=rate))
+def test_ears_learn_at_their_own_rate():
+    for rate in (0.0, 1.0):
+        training = dataclasses.replace(training_of(asr=1.0), optimizer=OptimizerConfig(ears=rate))
         program = Program(pretrain.stage, CONFIG, training, make_mesh(MeshShape(data=1)))
         before = program.init(params()).trainees[interact.AGENT]
         update = Update(jax.tree.map(jnp.ones_like, before), {"loss": jnp.float32(0)})
         after = program.apply(interact.AGENT, program.init(params()), update)[0].trainees[interact.AGENT]
         ears = [tree["perception"]["hearing"]["trunk"] for tree in (before, after)]
-        same = [jax.tree.all(jax.tree.map(np.array_equal, *pair)) for pair in ((ears[0], voice), ears)]
-        assert same == [of_voice, rate == 0]
+        assert jax.tree.all(jax.tree.map(np.array_equal, *ears)) == (rate == 0)
         rest = [tree["perception"]["hearing"]["projector"]["up"]["kernel"] for tree in (before, after)]
         assert np.all(rest[0] != rest[1])
-
-
-def test_ears_of_another_size_cannot_be_those_of_the_voice():
-    config = dataclasses.replace(CONFIG, hearing=dataclasses.replace(CONFIG.hearing, mlp=24))
-    with pytest.raises(TrainingError, match=r"ears_of_voice: the encoders of hearing and .* are of other sizes"):
-        pretrain.init(config, PretrainWeights(ears_of_voice=True), small.small_params(config), jax.random.key(0))
 
 
 def test_pretrain_learns_a_small_set():

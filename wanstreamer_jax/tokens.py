@@ -112,13 +112,18 @@ def word_tokenizer() -> Tokenizer:
     A word comes with the space before it; one that begins with a capital also without. Its merges run from left to
     right, so that its beginnings are entries too: " w", " wo", " wor", " word".
     """
-    words = _WORDS.read_text(encoding="utf-8").split()
+    words = world_words()
     spellings = [f"{_SPACE}{word}" for word in words] + [word for word in words if word[0].isupper()]
     beginnings = {spelling[:n] for spelling in spellings for n in range(2, len(spelling) + 1)}
     # With the space first: or a capital would leave it for the letters after it.
     ordered = sorted(beginnings, key=lambda text: (text[0] != _SPACE, len(text), text))
     vocabulary = _BYTE_OF | {text: len(_BYTE_OF) + i for i, text in enumerate(ordered)}
     return _byte_level(models.BPE(vocab=vocabulary, merges=[(text[:-1], text[-1]) for text in ordered]))
+
+
+def world_words() -> list[str]:
+    """All words that the synthetic world says, with and without a capital where it says both."""
+    return _WORDS.read_text(encoding="utf-8").split()
 
 
 def own_tokenizer(unit_end: int) -> Tokenizer | None:

@@ -76,6 +76,16 @@ class AudioVAEWeights:
 
 
 @dataclasses.dataclass(frozen=True)
+class HearingWeights:
+    """The clips of `hearing`, and what it begins from."""
+
+    latents: int = 60  # of a clip, 80 ms each
+    clips: int = 4  # of a sample
+    stretch: float = 0.12  # clips are played this much faster or slower at most: sounds of throats that no voice has
+    of_voice: bool = True  # hearing's encoder begins as that of the audio VAE, which has learned speech
+
+
+@dataclasses.dataclass(frozen=True)
 class WindowWeights:
     """What `interact` and `pretrain` add up, and their windows."""
 
@@ -130,7 +140,6 @@ class PretrainWeights(WindowWeights):
     """What `pretrain` adds up; its windows are whole examples of tasks."""
 
     mixture: MixtureWeights = MixtureWeights()
-    ears_of_voice: bool = False  # hearing's encoder begins as that of the audio VAE, which has learned speech
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,14 +79,20 @@ def leave_agent(
 ) -> None:
     """Write the origin with the trained parts in place of its own, in its own dtypes."""
     agent, (config, parts) = origin.agent(), trained
-    cast = {
-        name: jax.tree.map(lambda new, old: new.astype(old.dtype), parts[name], agent.params[name]) for name in parts
-    }
     left = dataclasses.replace(
         agent,
         config=config,
-        params=agent.params | cast,
+        params=_put(agent.params, parts),
         trained=agent.trained or "transformer" in parts,
         training=dict(agent.training) | {stage: dict(summary)},
     )
     save_agent(directory, left, overwrite=directory.exists())
+
+
+def _put(params: dict[Any, Any], trained: dict[Any, Any]) -> dict[Any, Any]:
+    """Parameters with those that were trained in their places, in the dtypes that are there."""
+    put = {
+        name: _put(params[name], new) if isinstance(new, dict) else new.astype(params[name].dtype)
+        for name, new in trained.items()
+    }
+    return params | put

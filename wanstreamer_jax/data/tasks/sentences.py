@@ -14,6 +14,7 @@ from wanstreamer_jax.data.world.lexicon import (
     MAX_SHAPES,
     NUMBERS,
     SHAPES,
+    STOPS,
     WORDS,
     Answer,
     Card,
@@ -24,8 +25,16 @@ from wanstreamer_jax.data.world.lexicon import (
     pick,
 )
 
-_ASKING = ("what", "which", "how", "many", "colour", "shape", "name", "tell", "say", "count", "stop", "thank", "please")
-LISTED = (*WORDS, *COLOURS, *SHAPES, *NUMBERS, *_ASKING)  # a list begins with one of the first
+_PHRASINGS = (ASK_COLOUR, ASK_SHAPE, ASK_HOW_MANY, ASK_REPEAT, ASK_COUNT, STOPS)
+_ASKED = {
+    word.strip("|.,?!").lower()
+    for asking in _PHRASINGS
+    for text in (*asking.train, *asking.heldout)
+    for word in text.split()
+}
+_KNOWN = (*WORDS, *COLOURS, *SHAPES, *NUMBERS)
+# A list begins with one of the first. Words of held-out phrasings are heard in lists, so that only phrasings are new.
+LISTED = (*_KNOWN, *sorted(word for word in _ASKED if word.isalpha() and word not in _KNOWN))
 _ASK = {Kind.COLOUR: ASK_COLOUR, Kind.SHAPE: ASK_SHAPE, Kind.HOW_MANY: ASK_HOW_MANY}
 _COUNTED = (2, 8)
 

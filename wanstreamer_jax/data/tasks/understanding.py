@@ -90,10 +90,10 @@ def audio_captioning(rng: np.random.Generator, setting: Setting) -> Content:
 
 
 def asr(rng: np.random.Generator, setting: Setting) -> Content:
-    """Somebody speaks; each word is written when it has been said."""
+    """Somebody speaks; each word is written a unit after it has been said: what follows tells its last sounds."""
     line = _line(rng, setting, int(rng.integers(0, 4 * UNIT_MS)))
-    _check_end(line.end_ms, setting)
-    transcript = [Word(Who.AGENT, max(0, w.end_ms - 1), w.end_ms, w.text) for w in line.words]
+    _check_end(line.end_ms + UNIT_MS, setting)
+    transcript = [Word(Who.AGENT, w.end_ms - 1 + UNIT_MS, w.end_ms + UNIT_MS, w.text) for w in line.words]
     return Content(
         words=[*line.words, *transcript],
         user_samples=in_room(Room.draw(rng), (line,), setting.n_samples),

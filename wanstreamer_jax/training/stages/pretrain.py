@@ -45,18 +45,6 @@ PROBES = 32  # records that are looked at for material
 Make = Callable[[str, int], Sample]  # the window of a task and a number, with the task's loss weights; always the same
 
 
-def init(config: Config, weights: PretrainWeights, parts: Trees, key: jax.Array) -> Trees:
-    """What `interact` trains, with the ears that are asked for."""
-    trees = interact.init(config, weights, parts, key)
-    if not weights.ears_of_voice:
-        return trees
-    if config.hearing != config.audio_vae:
-        raise TrainingError("weights.ears_of_voice: the encoders of hearing and of the audio VAE are of other sizes")
-    agent = trees[interact.AGENT]
-    hearing = agent["perception"]["hearing"] | {"trunk": parts["audio_vae"]["encoder"]["trunk"]}
-    return {interact.AGENT: agent | {"perception": agent["perception"] | {"hearing": hearing}}}
-
-
 # ---- Looking at it
 
 
@@ -249,6 +237,4 @@ def _tasks(make: Make, mixture: Mapping[str, float], n_samples: int, training: T
     return Tasks(make, Mixture(mixture), n_samples, n_measured)
 
 
-stage = dataclasses.replace(
-    interact.stage, name="pretrain", init=init, source=source, measure=measure, preview=preview, draw=draw
-)
+stage = dataclasses.replace(interact.stage, name="pretrain", source=source, measure=measure, preview=preview, draw=draw)

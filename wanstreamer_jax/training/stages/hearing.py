@@ -1,0 +1,268 @@
+"""Ears that know speech: phonemes and words, read off hearing's tokens by a linear head that is not kept.
+
+Perception comes from public checkpoints where there are any. For an agent without them this stage is what such a
+checkpoint has learned: a Transformer that has to learn at once what is said and what to make of it does neither for a
+long time.
+
+    tokens, 80 ms   |     k - 1     |       k       |        each tells four slots of 20 ms, two of them its own:
+    slots, 20 ms      .   .   a   b   c   d   .   .         a sound is told when 40 ms more have been heard
+    words               w ends here      w is told           a word in the token after the one in which it ends
+
+B samples, K clips of a sample, n samples of sound, T tokens, D width, P phonemes, W words.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float, Int, Int32
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.clips import Sample
+from wanstreamer_jax.data.tasks.sentences import make_sentence
+from wanstreamer_jax.data.world import Split
+from wanstreamer_jax.data.world.lexicon import FAR_TALK, make_voice
+from wanstreamer_jax.data.world.phonemes import PHONEMES, SLOT, phoneme_track
+from wanstreamer_jax.data.world.script import Line, Script, Who
+from wanstreamer_jax.data.world.sound import Room, user_sound
+from wanstreamer_jax.data.world.speech import Voice, speak
+from wanstreamer_jax.model import part
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
+from wanstreamer_jax.tokens import world_words
+from wanstreamer_jax.training.clips import HELDOUT_SEED
+from wanstreamer_jax.training.config import HearingWeights, Training
+from wanstreamer_jax.training.errors import TrainingError
+from wanstreamer_jax.training.sharding import AXES
+from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Source, Stage, Trees
+
+EARS = "ears"
+SLOTS_PER_TOKEN = SAMPLES_PER_AUDIO_LATENT // SLOT
+TOKEN_MS = SAMPLES_PER_AUDIO_LATENT * 1000 // SAMPLE_RATE_HZ
+LATE = 2  # slots between the end of a token and the end of what it tells
+_FAR = 0.3  # share of clips with somebody else in the background
+
+
+def init(config: Config, weights: HearingWeights, parts: Trees, key: jax.Array) -> Trees:
+    """Hearing, from where the audio VAE's encoder is if that is asked for, and a fresh head.
+
+    Raises:
+        TrainingError: the two encoders are of other sizes.
+    """
+    hearing = parts["perception"]["hearing"]
+    if weights.of_voice and config.hearing != config.audio_vae:
+        raise TrainingError("weights.of_voice: the encoders of hearing and of the audio VAE are of other sizes")
+    if weights.of_voice:
+        hearing = hearing | {"trunk": parts["audio_vae"]["encoder"]["trunk"]}
+    width, n_outputs = config.transformer.width, SLOTS_PER_TOKEN * len(PHONEMES) + len(vocabulary())
+    head = {"kernel": width**-0.5 * jax.random.normal(key, (width, n_outputs)), "bias": jnp.zeros(n_outputs)}
+    return {EARS: {"hearing": hearing, "head": head}}
+
+
+def objectives(training: Training) -> tuple[Objective, ...]:
+    """Telling what is said, at every step."""
+    del training
+    return (Objective(EARS, told),)
+
+
+# ---- The loss
+
+
+class Told(NamedTuple):
+    """Log-probabilities, or what was said: the phonemes of all slots, and the words of all tokens."""
+
+    phonemes: Array
+    words: Array
+
+
+def told(
+    config: Config, weights: HearingWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    """Mean cross-entropy of slots and of tokens, in nats."""
+    del weights, frozen, key
+    terms = jax.tree.map(_nats, _scores(config, trainees, batch), _said(batch))._asdict()
+    return terms["phonemes"] + terms["words"], terms
+
+
+def _nats(scores: Float[Array, "B T P"], said: Int[Array, "B T"]) -> jax.Array:
+    return -jnp.mean(jnp.take_along_axis(scores, said[..., None], axis=-1))
+
+
+def _said(batch: Batch) -> Told:
+    return Told(*(rearrange(batch[name], "B K T -> (B K) T") for name in Told._fields))
+
+
+def _scores(config: Config, trainees: Trees, batch: Batch) -> Told:
+    """Log-probabilities for all clips."""
+    clips, ears = rearrange(batch["clips"], "B K n -> (B K) n"), trainees[EARS]
+    tokens = part(config, {"perception": {"hearing": ears["hearing"]}}, "perception").hearing(clips)  # [B K, T, D]
+    logits = (tokens @ ears["head"]["kernel"] + ears["head"]["bias"]).astype(jnp.float32)
+    sounds, words = jnp.split(logits, [SLOTS_PER_TOKEN * len(PHONEMES)], axis=-1)
+    phonemes = rearrange(sounds, "B T (s P) -> B (T s) P", s=SLOTS_PER_TOKEN)
+    return jax.tree.map(jax.nn.log_softmax, Told(phonemes, words))
+
+
+# ---- Looking at it
+
+
+def measure(
+    config: Config, weights: HearingWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+) -> Metrics:
+    """The loss; the share of slots in which somebody speaks, and of words, that are told right; words out of nothing.
+
+    `words_surplus` are tokens with a word where none ends, by the number of words.
+    """
+    loss, terms = told(config, weights, trainees, frozen, batch, key)
+    likeliest, said = jax.tree.map(_likeliest, _scores(config, trainees, batch)), _said(batch)
+    right = jax.tree.map(lambda a, b: jnp.sum((a == b) & (b > 0)) / jnp.maximum(jnp.sum(b > 0), 1), likeliest, said)
+    surplus = jnp.sum((likeliest.words > 0) & (said.words == 0)) / jnp.maximum(jnp.sum(said.words > 0), 1)
+    shares = {"phonemes_right": right.phonemes, "words_right": right.words, "words_surplus": surplus}
+    return {"loss": loss} | terms | shares
+
+
+def _likeliest(scores: Float[Array, "B T P"]) -> Int[Array, "B T"]:
+    return jnp.argmax(scores, axis=-1)
+
+
+def preview(
+    config: Config, weights: HearingWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+) -> Metrics:
+    """What was said, and what was likeliest."""
+    del weights, frozen, key
+    heard = jax.tree.map(_likeliest, _scores(config, trainees, batch))
+    return {f"said_{name}": x for name, x in _said(batch)._asdict().items()} | {
+        f"heard_{name}": x for name, x in heard._asdict().items()
+    }
+
+
+def draw(shown: Mapping[str, np.ndarray], folder: Path) -> None:
+    """`heard.md`: for each clip the words and phonemes that were said, and those that were heard."""
+    lines = []
+    for clip in range(len(shown["said_words"])):
+        for name in ("said", "heard"):
+            words = " ".join(vocabulary()[i] for i in shown[f"{name}_words"][clip] if i)
+            lines.append(f"- {name}: {words} `{_in_turn(shown[f'{name}_phonemes'][clip])}`")
+    (folder / "heard.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _in_turn(track: np.ndarray) -> str:
+    """Phonemes one after the other, each once."""
+    changes = np.flatnonzero(np.diff(track, prepend=-1))
+    return " ".join(PHONEMES[i] for i in track[changes])
+
+
+def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) -> tuple[Config, Trees]:
+    """Hearing alone; the head has done its work."""
+    del measured
+    return config, {"perception": {"hearing": trainees[EARS]["hearing"]}}
+
+
+# ---- Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Talk:
+    """Sample i: clips of somebody who says one sentence after the other, and what is said."""
+
+    weights: HearingWeights
+    split: Split
+    n_samples: int
+
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+        return self.n_samples
+
+    def __getitem__(self, index: int) -> Sample:
+        """Make clips."""
+        rng = np.random.default_rng(int(index) + (HELDOUT_SEED if self.split is Split.HELDOUT else 0))
+        clips = [self._clip(rng) for _ in range(self.weights.clips)]
+        return {name: np.stack([clip[name] for clip in clips]) for name in ("clips", *Told._fields)}
+
+    def _clip(self, rng: np.random.Generator) -> Sample:
+        """A clip played faster or slower than it was spoken, in training: more throats than there are voices."""
+        n_samples, stretch = self.weights.latents * SAMPLES_PER_AUDIO_LATENT, self.weights.stretch
+        speed = float(rng.uniform(1 - stretch, 1 + stretch)) if self.split is Split.TRAIN else 1.0
+        n_spoken = round(n_samples * speed)
+        lines = _lines(rng, self.split, n_spoken * 1000 // SAMPLE_RATE_HZ)
+        samples = user_sound(Script(self.split, lines[0].voice, lines, (), (), ()), Room.draw(rng), n_spoken)
+        mine = [line for line in lines if line.who is Who.USER]
+        ends = [(word.end_ms / speed, word.text) for line in mine for word in line.words]
+        track = phoneme_track([p for line in mine for p in line.phonemes], -(-n_spoken // SLOT))
+        track = track[(np.arange(n_samples // SLOT) * speed).astype(int)]
+        return {
+            "clips": np.interp(np.arange(n_samples) * speed, np.arange(n_spoken), samples).astype(np.float32),
+            "phonemes": np.concatenate([np.zeros(LATE, np.int32), track[:-LATE]]),
+            "words": _word_track(ends, self.weights.latents),
+        }
+
+
+@functools.cache
+def vocabulary() -> tuple[str, ...]:
+    """No word, and the words of the synthetic world without their punctuation, which nobody hears."""
+    return ("", *sorted({_plain(word) for word in world_words()}))
+
+
+def _plain(word: str) -> str:
+    return word.strip(".,;:!?'").lower()
+
+
+def _word_track(ends: list[tuple[float, str]], n_tokens: int) -> Int32[np.ndarray, " T"]:
+    """The place in `vocabulary` of the word that each token tells, from the ms at which words end."""
+    track = np.zeros(n_tokens, np.int32)
+    for end_ms, text in ends:
+        token = int(end_ms // TOKEN_MS) + 1
+        if token < n_tokens and _plain(text) in vocabulary():
+            track[token] = vocabulary().index(_plain(text))
+    return track
+
+
+def _lines(rng: np.random.Generator, split: Split, clip_ms: int) -> tuple[Line, ...]:
+    """One user's sentences until the clip is full, and sometimes somebody far away."""
+    voice, now_ms = make_voice(rng, split), int(rng.integers(0, 600))
+    lines = []
+    while now_ms < clip_ms:
+        line = _line(Who.USER, make_sentence(rng, split), now_ms, voice)
+        lines.append(line)
+        now_ms = line.end_ms + int(rng.integers(100, 700))
+    if rng.random() < _FAR:
+        far = FAR_TALK.pick(rng, split), int(rng.integers(clip_ms)), make_voice(rng, split)
+        lines.append(_line(Who.BACKGROUND, *far))
+    return tuple(lines)
+
+
+def _line(who: Who, text: str, start_ms: int, voice: Voice) -> Line:
+    return Line(who, text, start_ms, start_ms + speak(text, voice).duration_ms, voice)
+
+
+def source(config: Config, training: Training, heldout: bool, data: Path | None) -> Source:
+    """Talk of the synthetic world; TrainingError with recordings, whose phonemes nobody knows."""
+    del config
+    if data is not None:
+        raise TrainingError("--data: recordings do not tell phonemes; hearing learns from the synthetic world")
+    return Talk(training.weights, Split.HELDOUT if heldout else Split.TRAIN, training.samples)
+
+
+def _seconds(_config: Config, training: Training) -> float:
+    return training.weights.clips * training.weights.latents * SAMPLES_PER_AUDIO_LATENT / SAMPLE_RATE_HZ
+
+
+stage = Stage(
+    name="hearing",
+    parts=("perception",),
+    init=init,
+    frozen=("audio_vae",),
+    objectives=objectives,
+    source=source,
+    measure=measure,
+    preview=preview,
+    draw=draw,
+    finish=finish,
+    batch_axes=AXES,
+    unit="s of sound",
+    units_per_sample=_seconds,
+)
