@@ -9,8 +9,8 @@ again. The peak is that of one product of 1,024 x 1,024 float32 matrices, timed 
 comes in large pages, for torch too, and a batch of several is shared out to cores.
 
 --peer trains Transformers' Qwen3 of the same sizes in torch, on sequences of as many tokens as a window of `interact`
-has, in turns with that stage: forward, backward, AdamW. Ours has the VAEs' prepared latents, perception, and the flow's
-conditioning to do besides.
+has, in a process of its own and in turns with that stage: forward, backward, AdamW. Ours has the VAEs' prepared
+latents, perception, and the flow's conditioning to do besides.
 
 Hardware: whatever it runs on, named in the first line; it must be idle otherwise.
 """
@@ -18,15 +18,17 @@ Hardware: whatever it runs on, named in the first line; it must be idle otherwis
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from machine import machine
+from peer_training import run_alone
 
 from wanstreamer_jax.agent import init_agent
 from wanstreamer_jax.compilations import remember_compilations
@@ -46,8 +48,7 @@ from wanstreamer_jax.training.stages import find_stage
 
 WARM_UP = 2  # steps
 N_SESSIONS, SECONDS = 4, 20.0  # that are prepared
-PEER_TURNS = 5
-PAUSE_S = 1.0  # between turns: the threads of one side go on spinning for a while
+PEER_TURNS, TURN = 3, 3  # turns of each side, steps of one of ours
 
 
 def main() -> None:
@@ -128,13 +129,12 @@ def timed(run: Run, n_steps: int) -> Counts:
 
 def compare() -> None:
     """Tokens a second of `interact` and of Qwen3 in torch, in turns."""
-    from peer_training import qwen3_step  # torch, for those who ask
-
     config, training = load_preset("tiny"), load_training("tiny")["interact"]
     n_tokens = tokens_of_window(config, training.weights.units)
-    step = qwen3_step(config.transformer, training.batch, n_tokens)
     with running("interact") as run:
-        ours, theirs = take_turns(lambda: jax.block_until_ready(timed_step(run)), step)
+        timed(run, 0)  # compiled
+        turns = [(_seconds(run), run_alone(n_tokens)) for _ in range(PEER_TURNS)]
+    ours, theirs = (statistics.median(itertools.chain(*side)) for side in zip(*turns, strict=True))
     rates = [training.batch * n_tokens / seconds for seconds in (ours, theirs)]
     print(f"\n{n_tokens} tokens a window, {training.batch} windows a step")
     print("| Transformer | s a step | tokens/s |\n|---|---|---|")
@@ -147,21 +147,14 @@ def tokens_of_window(config: Config, n_units: int) -> int:
     return config.n_world + n_units * (config.layout.n_slice + config.layout.n_agent_media)
 
 
-def timed_step(run: Run) -> object:
-    run.take_step()
-    return run.state
-
-
-def take_turns(*sides: Callable[[], object]) -> list[float]:
-    """Median seconds of each; the first turn, which compiles, does not count."""
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(1 + PEER_TURNS):
-        for side, measured in zip(sides, times, strict=True):
-            time.sleep(PAUSE_S)
-            start = time.perf_counter()
-            side()
-            measured.append(time.perf_counter() - start)
-    return [statistics.median(measured[1:]) for measured in times]
+def _seconds(run: Run) -> list[float]:
+    times = []
+    for _ in range(TURN):
+        start = time.perf_counter()
+        run.take_step()
+        jax.block_until_ready(run.state)
+        times.append(time.perf_counter() - start)
+    return times
 
 
 if __name__ == "__main__":
