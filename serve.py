@@ -1,9 +1,10 @@
-"""Stream a media file of a person through an agent: `python serve.py --input user.mp4 --output reply.mp4`."""
+"""Talk to an agent in the browser (`python serve.py`), or stream a media file through one (with `--input`)."""
 
 import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,13 +25,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line options; exits with 2 and one line when they are wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add("--input", type=Path, required=True, metavar="FILE", help="what the user did: any media file")
-    add("--output", type=Path, required=True, metavar="FILE", help="the reply: MP4, 25 frames/s, 24,000 samples/s")
     add("--agent", type=Path, metavar="DIR", help="an agent directory; without one, an untrained agent of --preset")
     add("--preset", default="tiny", metavar="NAME", help="a preset of configs/, or the path of such a file")
     add("--world", type=Path, metavar="FILE", help='JSON {"persona": text, "portrait": file, "voice": file}')
-    add("--report", type=Path, metavar="FILE", help="JSON: latencies in ms, late units, memory in bytes, text")
-    add("--record-text", type=Path, metavar="FILE", help="what the agent writes, as WebVTT subtitles")
     add("--solver-steps", type=int, metavar="S", help="steps of the solver per unit of 160 ms (default: the agent's)")
     add(
         "--placement",
@@ -41,9 +38,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--performer-ranks", type=int, metavar="P", help="devices of the performer (ulysses), beside the thinker's")
     add("--devices", type=device_list, metavar="I,J,..", help="indices of devices: the thinker's, then the performer's")
+    _add_server_options(parser.add_argument_group("a live server").add_argument)
+    _add_file_options(parser.add_argument_group("a media file").add_argument)
+    return parser.parse_args(argv)
+
+
+def _add_server_options(add: Callable[..., object]) -> None:
+    add("--host", default="127.0.0.1", help="address to listen on; any but this machine's own needs a token")
+    add("--port", type=int, default=8765, help="port to listen on")
+    add("--name", action="append", default=[], metavar="HOST", help="a name by which browsers find this server")
+    add("--token-file", type=Path, metavar="FILE", help="a secret that clients show; or in WANSTREAMER_TOKEN")
+    add("--tls-cert", metavar="FILE", help="certificate chain in PEM, for https")
+    add("--tls-key", metavar="FILE", help="its key in PEM")
+    add("--sessions", type=int, metavar="N", help="conversations at once (default: as many as keep pace, tried out)")
+    add("--time-limit", type=float, metavar="MIN", help="minutes a conversation may last (default: no limit)")
+    add("--recordings", type=Path, metavar="DIR", help="keep conversations whose users want that, as session folders")
+    add("--licence", default="in-confidence", help="of recordings, in their session.json")
+
+
+def _add_file_options(add: Callable[..., object]) -> None:
+    add("--input", type=Path, metavar="FILE", help="what the user did: any media file")
+    add("--output", type=Path, metavar="FILE", help="the reply: MP4, 25 frames/s, 24,000 samples/s")
+    add("--report", type=Path, metavar="FILE", help="JSON: latencies in ms, late units, memory in bytes, text")
+    add("--record-text", type=Path, metavar="FILE", help="what the agent writes, as WebVTT subtitles")
     add("--trace", type=Path, metavar="FILE", help="a timeline of every step, to be opened in Perfetto")
     add("--seed", type=int, default=0, help="of noise and sampled text: one seed, one conversation")
-    return parser.parse_args(argv)
 
 
 def open_agent(args: argparse.Namespace) -> Agent:
@@ -80,16 +99,48 @@ def place(args: argparse.Namespace, kv_heads: int) -> Devices | None:
     return choose_devices(ranks, kv_heads, args.devices)
 
 
+def stream(args: argparse.Namespace) -> int:
+    """Stream a media file; returns the exit code."""
+    if args.output is None:
+        raise ValueError("--input needs an --output")
+    agent = open_agent(args)
+    setting = read_setting(args.world, agent.config) if args.world else Setting()
+    devices = place(args, agent.config.transformer.kv_heads)
+    job = Job(args.input, args.output, args.report, args.record_text, args.trace, args.seed, devices)
+    return 0 if stream_file(agent, job, setting) else INTERRUPTED
+
+
+def converse(args: argparse.Namespace) -> int:
+    """Serve live conversations until Ctrl-C; returns the exit code."""
+    try:
+        from wanstreamer_jax.serving.live_server import Options, serve_live
+    except ImportError as error:
+        raise ValueError(f"{error}: a live server needs pip install 'wanstreamer-jax[serve]'") from error
+    if unused := [name for name in ("output", "report", "record_text", "trace") if getattr(args, name) is not None]:
+        raise ValueError(f"--{unused[0].replace('_', '-')} goes with --input")
+    options = Options(
+        host=args.host,
+        port=args.port,
+        names=tuple(args.name),
+        token_file=args.token_file,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+        sessions=args.sessions,
+        time_limit_s=None if args.time_limit is None else args.time_limit * 60,
+        recordings=args.recordings,
+        licence=args.licence,
+        world=args.world,
+    )
+    serve_live(options, lambda: open_agent(args), lambda kv_heads: place(args, kv_heads))
+    return 0
+
+
 def main() -> int:
     """Run; returns the exit code."""
     args = parse_args()
     remember_compilations()
     try:
-        agent = open_agent(args)
-        setting = read_setting(args.world, agent.config) if args.world else Setting()
-        devices = place(args, agent.config.transformer.kv_heads)
-        job = Job(args.input, args.output, args.report, args.record_text, args.trace, args.seed, devices)
-        return 0 if stream_file(agent, job, setting) else INTERRUPTED
+        return converse(args) if args.input is None else stream(args)
     except (ValueError, StepError) as error:  # bad input of any kind; its message says what, where and what to do
         print(f"serve.py: {error}", file=sys.stderr)
         return USAGE_ERROR

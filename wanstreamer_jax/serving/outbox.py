@@ -1,0 +1,60 @@
+"""What waits to be sent to a client: a few units at most. A client that is behind misses units; it is never queued."""
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+Message = bytes | str  # binary or JSON
+
+MOST_UNITS = 3  # that wait
+MOST_MESSAGES = 64  # without media
+
+
+class Unit(NamedTuple):
+    """A unit as messages: media, which may be missed, and what is said of it, which may not."""
+
+    media: list[bytes]
+    words: list[str]
+
+
+class Outbox:
+    """Filled and emptied in the event loop's thread."""
+
+    def __init__(self) -> None:
+        self.n_missed = 0  # units whose media were not sent
+        self._units: deque[Unit] = deque()
+        self._words: deque[str] = deque(maxlen=MOST_MESSAGES)
+        self._filled = asyncio.Event()
+        self._is_open = True
+
+    def put_unit(self, unit: Unit) -> None:
+        """Have a unit sent; the oldest one that waits loses its media when too many do."""
+        self._units.append(unit)
+        if len(self._units) > MOST_UNITS:
+            self._words.extend(self._units.popleft().words)
+            self.n_missed += 1
+        self._filled.set()
+
+    def put(self, words: str) -> None:
+        """Have a message sent, before any media that wait."""
+        self._words.append(words)
+        self._filled.set()
+
+    def close(self) -> None:
+        """Nothing is put any more; what waits is still there to be taken, but for media."""
+        while self._units:
+            self._words.extend(self._units.popleft().words)
+        self._is_open = False
+        self._filled.set()
+
+    async def take(self) -> list[Message]:
+        """What is to be sent next; nothing when all is sent and the box is closed."""
+        while self._is_open and not (self._words or self._units):
+            self._filled.clear()
+            await self._filled.wait()
+        messages: list[Message] = [*self._words]
+        self._words.clear()
+        if self._units:
+            unit = self._units.popleft()
+            messages += [*unit.words, *unit.media]
+        return messages

@@ -1,0 +1,189 @@
+"""A conversation kept as a session folder (docs/data.md): what can be validated, looked at, replayed and trained on.
+
+Unit k of the user and unit k of the agent lie in the same 160 ms of both films, as in training; live, the agent's was
+seen a unit and the agent's latency later.
+"""
+
+import itertools
+import json
+import queue
+import secrets
+import threading
+from collections import Counter, deque
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wanstreamer_jax.agent import Agent
+from wanstreamer_jax.data.folder import AGENT, SESSION, USER, WORDS
+from wanstreamer_jax.data.world.script import Who
+from wanstreamer_jax.files import pending_directory
+from wanstreamer_jax.media.picture import write_png
+from wanstreamer_jax.media.sound import write_wav
+from wanstreamer_jax.media.writer import MediaWriter
+from wanstreamer_jax.serving.conversation import UnitOut
+from wanstreamer_jax.serving.inbox import Seen
+from wanstreamer_jax.serving.log import logger, say
+from wanstreamer_jax.serving.world_file import Setting
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS
+
+MOST_WAITING = 512  # units of either side that a slow disk may be behind
+PORTRAIT, VOICE = "portrait.png", "voice.wav"
+
+Item = Seen | UnitOut | str | None  # a string was typed; None is the end
+
+
+class FolderRecorder:
+    """Writes in a thread of its own; what cannot be written is logged, and leaves nothing behind."""
+
+    def __init__(self, directory: Path, licence: str, agent: Agent, setting: Setting, seed: int):
+        """Record into a folder of its own in `directory`, whose name nobody chooses."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        self.folder = directory / f"session-{stamp}-{secrets.token_hex(4)}"
+        self._items: queue.Queue[Item] = queue.Queue(2 * MOST_WAITING)
+        self._is_behind = False
+        self._about: dict[str, Any] = {"licence": licence, "seed": seed}
+        self._agent, self._setting = agent, setting
+        self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
+        self._thread.start()
+
+    def user(self, seen: Seen) -> None:
+        """The user's next unit."""
+        self._put(seen)
+
+    def agent(self, out: UnitOut) -> None:
+        """The agent's next unit."""
+        self._put(out)
+
+    def typed(self, text: str) -> None:
+        """What the user typed, in the unit that comes next."""
+        self._put(text)
+
+    def finish(self) -> None:
+        """Write the folder; returns when it is there."""
+        self._items.put(None)
+        self._thread.join()
+
+    def _put(self, item: Item) -> None:
+        try:
+            self._items.put_nowait(item)
+        except queue.Full:
+            self._is_behind = True
+
+    def _run(self) -> None:
+        try:
+            with pending_directory(self.folder) as folder:
+                self._write(folder)
+            say("recorded", folder=self.folder.name)
+        except Exception:  # noqa: BLE001 - a recording that fails costs the conversation nothing
+            logger.exception("a recording could not be written")
+            while self._items.get() is not None:
+                pass
+
+    def _write(self, folder: Path) -> None:
+        config = self._agent.config
+        sides = _Sides()
+        with ExitStack() as stack:
+            user = stack.enter_context(MediaWriter(folder / USER, config.vision.picture))
+            agent = stack.enter_context(MediaWriter(folder / AGENT, config.picture))
+            while (item := self._items.get()) is not None:
+                if self._is_behind:
+                    raise OSError("the disk is too slow for a recording")
+                sides.put(item)
+                for seen, out in sides.pairs():
+                    user.write(seen.frames, seen.samples)
+                    agent.write(out.frames, out.samples)
+        if sides.n_units == 0:
+            raise ValueError("nothing was said or seen")
+        self._write_about(folder, sides.n_units)
+        lines = [json.dumps(word, ensure_ascii=False) for word in sides.words()]
+        (folder / WORDS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def _write_about(self, folder: Path, n_units: int) -> None:
+        world = {"persona": self._setting.persona}
+        if self._setting.portrait is not None:
+            write_png(folder / PORTRAIT, self._setting.portrait)
+            world["portrait"] = PORTRAIT
+        if self._setting.voice is not None:
+            write_wav(folder / VOICE, self._setting.voice)
+            world["voice"] = VOICE
+        about = {
+            "licence": self._about["licence"],
+            "world": world,
+            "rates": {"video_fps": VIDEO_FPS, "sample_rate_hz": SAMPLE_RATE_HZ, "unit_ms": UNIT_MS},
+            "units": n_units,
+            "source": "a conversation with the live server",
+            "transcribed": [Who.AGENT],
+            "labels": {"seed": self._about["seed"], "agent": self._agent.config.name},
+        }
+        (folder / SESSION).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class _Sides:
+    """Both sides, unit by unit, and the words."""
+
+    def __init__(self) -> None:
+        self.n_units = 0
+        self._seen: deque[Seen] = deque()
+        self._out: deque[UnitOut] = deque()
+        self._n_seen = 0
+        self._said: list[tuple[int, str]] = []  # the unit of each character
+        self._typed: list[tuple[int, str]] = []
+
+    def put(self, item: Seen | UnitOut | str) -> None:
+        if isinstance(item, Seen):
+            self._seen.append(item)
+            self._n_seen += 1
+        elif isinstance(item, UnitOut):
+            self._out.append(item)
+            self._said += [(item.unit, character) for character in item.text]
+        else:
+            self._typed += [(self._n_seen, word) for word in item.split()]
+
+    def pairs(self) -> list[tuple[Seen, UnitOut]]:
+        """Units of which both sides are there."""
+        n = min(len(self._seen), len(self._out))
+        self.n_units += n
+        return [(self._seen.popleft(), self._out.popleft()) for _ in range(n)]
+
+    def words(self) -> list[dict[str, Any]]:
+        """The lines of `words.jsonl`, of units that both films have."""
+        typed = [_word(Who.USER_TYPED, k * UNIT_MS, (k + 1) * UNIT_MS, text) for k, text in self._typed]
+        words = [word for word in (*spoken(self._said), *typed) if word["end_ms"] <= self.n_units * UNIT_MS]
+        return sorted(words, key=lambda word: word["start_ms"])
+
+
+class Spoken(NamedTuple):
+    """A word of the agent and the units of its first and last character."""
+
+    first_unit: int
+    last_unit: int
+    text: str
+
+
+def split_words(said: list[tuple[int, str]]) -> list[Spoken]:
+    """Words, from characters and their units."""
+    words, space = [], lambda item: item[1].isspace()
+    for is_space, group in itertools.groupby(said, key=space):
+        if not is_space:
+            units, characters = zip(*group, strict=True)
+            words.append(Spoken(units[0], units[-1], "".join(characters)))
+    return words
+
+
+def spoken(said: list[tuple[int, str]]) -> list[dict[str, Any]]:
+    """The agent's lines of `words.jsonl`: words that begin in one unit share it evenly, and none overlaps the next."""
+    words = split_words(said)
+    n_in, nth, starts_ms = Counter(word.first_unit for word in words), Counter[int](), []
+    for word in words:
+        unit = word.first_unit
+        starts_ms.append(unit * UNIT_MS + nth[unit] * UNIT_MS // n_in[unit])
+        nth[unit] += 1
+    ends_ms = [(word.last_unit + 1) * UNIT_MS for word in words]
+    ends_ms = [min(pair) for pair in zip(ends_ms, [*starts_ms[1:], *ends_ms[-1:]], strict=True)]
+    return [_word(Who.AGENT, *word) for word in zip(starts_ms, ends_ms, [w.text for w in words], strict=True)]
+
+
+def _word(who: Who, start_ms: int, end_ms: int, text: str) -> dict[str, Any]:
+    return {"who": who, "start_ms": start_ms, "end_ms": end_ms, "text": text}
