@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.small import small_config, small_params
-from tests.small_preset import config as with_bytes
+from tests import small_preset
+from tests.small import small_params
 from wanstreamer_jax.agent import init_agent, load_agent, save_agent
 from wanstreamer_jax.data.world.lexicon import AGENT_VOICE
 from wanstreamer_jax.data.world.phonemes import NOBODY, OTHER, PHONEMES, SLOT, index_of, phoneme_track
@@ -21,7 +21,6 @@ from wanstreamer_jax.training.sharding import make_mesh
 from wanstreamer_jax.training.stages import find_stage, hearing
 from wanstreamer_jax.training.step import Program
 
-CONFIG = small_config()
 WEIGHTS = HearingWeights(latents=12, clips=2)
 TRAINING = Training(
     weights=WEIGHTS,
@@ -31,6 +30,10 @@ TRAINING = Training(
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup=5),
     mesh=MeshShape(1, 1, 1),
 )
+
+
+CONFIG = small_preset.config  # it spells, byte by byte
+FROZEN = {"transformer": small_params(CONFIG)["transformer"]}
 
 
 def parts() -> dict:
@@ -110,12 +113,28 @@ def test_hearing_learns_a_small_set():
     step = jax.jit(program.train_step, static_argnames="due", donate_argnums=0)
     logged = []
     for i in range(TRAINING.steps):
-        state, metrics = step(state, {}, batch, due=program.due(i))
+        state, metrics = step(state, FROZEN, batch, due=program.due(i))
         logged.append({name: float(value) for name, value in metrics.items()})
-    assert logged[0]["ears/loss"] > 8
+    assert logged[0]["ears/loss"] > 6
     assert logged[-1]["ears/loss"] < 1.5
-    measured = program.look(hearing.measure, state.trainees, {}, batch, jax.random.key(0))
-    assert measured["phonemes_right"] > 0.5 and measured["words_right"] > 0.8 and measured["words_surplus"] < 0.1
+    measured = program.look(hearing.measure, state.trainees, FROZEN, batch, jax.random.key(0))
+    assert measured["phonemes_right"] > 0.3 and measured["words_right"] > 0.8 and measured["words_surplus"] < 0.1
+
+
+def test_a_word_that_is_heard_lies_where_the_word_that_is_read_does():
+    trees = hearing.init(CONFIG, WEIGHTS, parts(), jax.random.key(0))
+    places = np.asarray(hearing._embeddings(CONFIG, FROZEN))
+    ids, shares = hearing._spellings(CONFIG)
+    word = hearing.vocabulary().index("red")
+    own = [ids[word - 1, k] for k in np.flatnonzero(shares[word - 1])]
+    assert bytes(own) == b" red"
+    np.testing.assert_allclose(places[word - 1], FROZEN["transformer"]["embedding"][np.array(own)].mean(axis=0), 1e-5)
+    nothing = jax.tree.map(jnp.zeros_like, trees[hearing.EARS]["hearing"]["projector"]["down"])
+    nothing["bias"] = jnp.asarray(places[word - 1])  # every token is that word's place
+    down = trees[hearing.EARS]["hearing"]["projector"] | {"down": nothing}
+    trees[hearing.EARS]["hearing"] = trees[hearing.EARS]["hearing"] | {"projector": down}
+    scores = hearing._scores(CONFIG, trees, FROZEN, some(False, 0))
+    assert (np.argmax(scores.words, axis=-1) == word).all()
 
 
 def test_ears_begin_as_the_voices_or_stay():
@@ -130,6 +149,9 @@ def test_ears_begin_as_the_voices_or_stay():
     other = dataclasses.replace(CONFIG, hearing=dataclasses.replace(CONFIG.hearing, mlp=24))
     with pytest.raises(TrainingError, match=r"weights.of_voice: the encoders of hearing and .* are of other sizes"):
         hearing.init(other, WEIGHTS, small_params(other), jax.random.key(0))
+    unknown = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, unit_end=255))
+    with pytest.raises(TrainingError, match="writes words or bytes"):
+        hearing.init(unknown, WEIGHTS, parts(), jax.random.key(0))
 
 
 def test_recordings_are_refused(tmp_path: Path):
@@ -138,12 +160,12 @@ def test_recordings_are_refused(tmp_path: Path):
 
 
 def test_an_agent_gets_new_ears_and_nothing_else(tmp_path: Path):
-    before = init_agent(with_bytes, 0)
+    before = init_agent(CONFIG, 0)
     save_agent(tmp_path / "before", before)
-    origin = open_origin(tmp_path / "before", with_bytes, 0)
+    origin = open_origin(tmp_path / "before", CONFIG, 0)
     trees = hearing.init(CONFIG, WEIGHTS, parts(), jax.random.key(0))
     moved = jax.tree.map(lambda x: np.asarray(x) + 1, trees)
-    leave_agent(origin, hearing.finish(with_bytes, moved, {}), "hearing", {}, tmp_path / "after")
+    leave_agent(origin, hearing.finish(CONFIG, moved, {}), "hearing", {}, tmp_path / "after")
     after = load_agent(tmp_path / "after")
     same = jax.tree.map(np.array_equal, before.params, after.params)
     assert not any(jax.tree.leaves(same["perception"].pop("hearing")))
@@ -153,7 +175,7 @@ def test_an_agent_gets_new_ears_and_nothing_else(tmp_path: Path):
 
 def test_what_was_heard_can_be_read(tmp_path: Path):
     trees, batch = hearing.init(CONFIG, WEIGHTS, parts(), jax.random.key(0)), some(True, 0)
-    shown = jax.tree.map(np.asarray, hearing.preview(CONFIG, WEIGHTS, trees, {}, batch, jax.random.key(0)))
+    shown = jax.tree.map(np.asarray, hearing.preview(CONFIG, WEIGHTS, trees, FROZEN, batch, jax.random.key(0)))
     said = {name.replace("said", "heard"): x for name, x in shown.items() if name.startswith("said")}
     hearing.draw(shown | said, tmp_path)
     lines = (tmp_path / "heard.md").read_text(encoding="utf-8").splitlines()

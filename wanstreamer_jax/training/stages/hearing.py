@@ -1,8 +1,9 @@
-"""Ears that know speech: phonemes and words, read off hearing's tokens by a linear head that is not kept.
+"""Ears that know speech: phonemes by a linear head that is not kept, and words in the Transformer's own language.
 
 Perception comes from public checkpoints where there are any. For an agent without them this stage is what such a
 checkpoint has learned: a Transformer that has to learn at once what is said and what to make of it does neither for a
-long time.
+long time. A token in which a word is told comes to lie where that word lies among the embeddings of text, so that what
+was learned of words that are read holds for words that are heard.
 
     tokens, 80 ms   |     k - 1     |       k       |        each tells four slots of 20 ms, two of them its own:
     slots, 20 ms      .   .   a   b   c   d   .   .         a sound is told when 40 ms more have been heard
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, Int, Int32
+from jaxtyping import Array, Float, Float32, Int, Int32
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample
@@ -40,28 +41,33 @@ from wanstreamer_jax.training.config import HearingWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import AXES
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Source, Stage, Trees
+from wanstreamer_jax.training.stages.sessions import world_tokenizer
 
 EARS = "ears"
 SLOTS_PER_TOKEN = SAMPLES_PER_AUDIO_LATENT // SLOT
 TOKEN_MS = SAMPLES_PER_AUDIO_LATENT * 1000 // SAMPLE_RATE_HZ
 LATE = 2  # slots between the end of a token and the end of what it tells
+SHARPNESS = 20.0  # of a fresh head, by which cosines are multiplied
+TINY = 1e-12
 _FAR = 0.3  # share of clips with somebody else in the background
 
 
 def init(config: Config, weights: HearingWeights, parts: Trees, key: jax.Array) -> Trees:
-    """Hearing, from where the audio VAE's encoder is if that is asked for, and a fresh head.
+    """Hearing, from where the audio VAE's encoder is if that is asked for, and fresh heads.
 
     Raises:
-        TrainingError: the two encoders are of other sizes.
+        TrainingError: the two encoders are of other sizes, or the agent's tokenizer is not known here.
     """
+    world_tokenizer(config)
     hearing = parts["perception"]["hearing"]
     if weights.of_voice and config.hearing != config.audio_vae:
         raise TrainingError("weights.of_voice: the encoders of hearing and of the audio VAE are of other sizes")
     if weights.of_voice:
         hearing = hearing | {"trunk": parts["audio_vae"]["encoder"]["trunk"]}
-    width, n_outputs = config.transformer.width, SLOTS_PER_TOKEN * len(PHONEMES) + len(vocabulary())
-    head = {"kernel": width**-0.5 * jax.random.normal(key, (width, n_outputs)), "bias": jnp.zeros(n_outputs)}
-    return {EARS: {"hearing": hearing, "head": head}}
+    width, n_outputs = config.transformer.width, SLOTS_PER_TOKEN * len(PHONEMES)
+    phonemes = {"kernel": width**-0.5 * jax.random.normal(key, (width, n_outputs)), "bias": jnp.zeros(n_outputs)}
+    words = {"sharpness": jnp.float32(SHARPNESS), "no_word": jnp.float32(SHARPNESS / 2)}
+    return {EARS: {"hearing": hearing, "phonemes": phonemes, "words": words}}
 
 
 def objectives(training: Training) -> tuple[Objective, ...]:
@@ -84,8 +90,8 @@ def told(
     config: Config, weights: HearingWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, Metrics]:
     """Mean cross-entropy of slots and of tokens, in nats."""
-    del weights, frozen, key
-    terms = jax.tree.map(_nats, _scores(config, trainees, batch), _said(batch))._asdict()
+    del weights, key
+    terms = jax.tree.map(_nats, _scores(config, trainees, frozen, batch), _said(batch))._asdict()
     return terms["phonemes"] + terms["words"], terms
 
 
@@ -97,14 +103,41 @@ def _said(batch: Batch) -> Told:
     return Told(*(rearrange(batch[name], "B K T -> (B K) T") for name in Told._fields))
 
 
-def _scores(config: Config, trainees: Trees, batch: Batch) -> Told:
+def _scores(config: Config, trainees: Trees, frozen: Trees, batch: Batch) -> Told:
     """Log-probabilities for all clips."""
     clips, ears = rearrange(batch["clips"], "B K n -> (B K) n"), trainees[EARS]
     tokens = part(config, {"perception": {"hearing": ears["hearing"]}}, "perception").hearing(clips)  # [B K, T, D]
-    logits = (tokens @ ears["head"]["kernel"] + ears["head"]["bias"]).astype(jnp.float32)
-    sounds, words = jnp.split(logits, [SLOTS_PER_TOKEN * len(PHONEMES)], axis=-1)
-    phonemes = rearrange(sounds, "B T (s P) -> B (T s) P", s=SLOTS_PER_TOKEN)
+    tokens = tokens.astype(jnp.float32)
+    logits = tokens @ ears["phonemes"]["kernel"] + ears["phonemes"]["bias"]
+    alike = _direction(tokens) @ _direction(_embeddings(config, frozen)).T  # [B K, T, W - 1], cosines
+    words = ears["words"]["sharpness"] * jnp.pad(alike, ((0, 0), (0, 0), (1, 0)))
+    words = words.at[..., 0].set(ears["words"]["no_word"])
+    phonemes = rearrange(logits, "B T (s P) -> B (T s) P", s=SLOTS_PER_TOKEN)
     return jax.tree.map(jax.nn.log_softmax, Told(phonemes, words))
+
+
+def _direction(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + TINY)
+
+
+def _embeddings(config: Config, frozen: Trees) -> Float[Array, "W D"]:
+    """The Transformer's embedding of each word but the empty one: the mean over its tokens."""
+    ids, weights = _spellings(config)
+    return jnp.einsum("Wt,WtD->WD", weights, frozen["transformer"]["embedding"].astype(jnp.float32)[ids])
+
+
+@functools.lru_cache(maxsize=8)
+def _spellings(config: Config) -> tuple[Int32[np.ndarray, "W t"], Float32[np.ndarray, "W t"]]:
+    """Tokens of each word in its shorter spelling, with or without a capital, and their shares."""
+    tokenizer = world_tokenizer(config)
+    spelled = [
+        min((tokenizer.encode(f" {text}") for text in (word, word.capitalize())), key=len) for word in vocabulary()[1:]
+    ]
+    n = np.array([len(ids) for ids in spelled])
+    there = np.arange(n.max()) < n[:, None]
+    ids = np.zeros(there.shape, np.int32)
+    ids[there] = np.concatenate(spelled)
+    return ids, (there / n[:, None]).astype(np.float32)
 
 
 # ---- Looking at it
@@ -118,7 +151,7 @@ def measure(
     `words_surplus` are tokens with a word where none ends, by the number of words.
     """
     loss, terms = told(config, weights, trainees, frozen, batch, key)
-    likeliest, said = jax.tree.map(_likeliest, _scores(config, trainees, batch)), _said(batch)
+    likeliest, said = jax.tree.map(_likeliest, _scores(config, trainees, frozen, batch)), _said(batch)
     right = jax.tree.map(lambda a, b: jnp.sum((a == b) & (b > 0)) / jnp.maximum(jnp.sum(b > 0), 1), likeliest, said)
     surplus = jnp.sum((likeliest.words > 0) & (said.words == 0)) / jnp.maximum(jnp.sum(said.words > 0), 1)
     shares = {"phonemes_right": right.phonemes, "words_right": right.words, "words_surplus": surplus}
@@ -133,8 +166,8 @@ def preview(
     config: Config, weights: HearingWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> Metrics:
     """What was said, and what was likeliest."""
-    del weights, frozen, key
-    heard = jax.tree.map(_likeliest, _scores(config, trainees, batch))
+    del weights, key
+    heard = jax.tree.map(_likeliest, _scores(config, trainees, frozen, batch))
     return {f"said_{name}": x for name, x in _said(batch)._asdict().items()} | {
         f"heard_{name}": x for name, x in heard._asdict().items()
     }
@@ -157,7 +190,7 @@ def _in_turn(track: np.ndarray) -> str:
 
 
 def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) -> tuple[Config, Trees]:
-    """Hearing alone; the head has done its work."""
+    """Hearing alone; the heads have done their work."""
     del measured
     return config, {"perception": {"hearing": trainees[EARS]["hearing"]}}
 
@@ -255,7 +288,7 @@ stage = Stage(
     name="hearing",
     parts=("perception",),
     init=init,
-    frozen=("audio_vae",),
+    frozen=("audio_vae", "transformer"),
     objectives=objectives,
     source=source,
     measure=measure,
