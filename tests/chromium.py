@@ -42,7 +42,7 @@ class Page:
         self._ws = ws
         self._ids = itertools.count(1)
         self._answers = {}
-        self.console = []  # warnings and errors
+        self.console = []  # errors
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self):
@@ -54,7 +54,7 @@ class Page:
                 self._answers.pop(said["id"]).set_result(said)
             elif said["method"] == "Runtime.exceptionThrown":
                 self.console.append(str(said["params"]["exceptionDetails"].get("exception", {}).get("description")))
-            elif said["method"] == "Log.entryAdded" and said["params"]["entry"]["level"] in ("error", "warning"):
+            elif said["method"] == "Log.entryAdded" and said["params"]["entry"]["level"] == "error":
                 self.console.append(said["params"]["entry"]["text"])
 
     async def call(self, method, **params):

@@ -196,7 +196,6 @@ def test_a_recording_is_a_file_of_the_users_own(devices):
 
 
 def test_the_time_limit_is_said_before(devices, monkeypatch):
-    monkeypatch.setattr(websocket, "START_WITHIN_S", 1.0)
     monkeypatch.setattr(websocket, "WARNED_S", 1.0)
 
     async def test(page, server):

@@ -344,7 +344,6 @@ def test_media_before_start_and_a_client_that_never_starts(monkeypatch):
 
 
 def test_a_time_limit_warns_and_then_says_goodbye(monkeypatch):
-    monkeypatch.setattr(websocket, "START_WITHIN_S", 0.1)
     monkeypatch.setattr(websocket, "WARNED_S", 0.5)
 
     async def run():

@@ -4,7 +4,7 @@ import dataclasses
 import hmac
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import web
 
@@ -49,11 +49,11 @@ class Access:
         Raises:
             web.HTTPException: 403 for a host or an origin that is not this server, 401 without the token.
         """
-        host = urlsplit(f"//{request.headers.get('Host', '')}")
-        if _hostname(host.netloc) not in self.known_names:
+        host = request.headers.get("Host", "")
+        if _parts(f"//{host}").hostname not in self.known_names:
             raise web.HTTPForbidden(text="This server does not go by that name (Host). Start it with --name.")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.netloc.lower():
+        if origin is not None and _parts(origin).netloc.lower() != host.lower():
             raise web.HTTPForbidden(text="Another page's scripts may not use this server (Origin).")
         if self.token is not None and request.path.startswith(GUARDED) and not self._has_token(request):
             raise web.HTTPUnauthorized(text="A token is needed.", headers={"WWW-Authenticate": "Bearer"})
@@ -67,8 +67,9 @@ class Access:
         return any(hmac.compare_digest(token.encode(errors="replace"), expected) for token in tokens)
 
 
-def _hostname(netloc: str) -> str | None:
+def _parts(address: str) -> SplitResult:
+    """The parts of an address; none when it is no address."""
     try:
-        return urlsplit(f"//{netloc}").hostname
+        return urlsplit(address)
     except ValueError:  # brackets that do not close
-        return None
+        return urlsplit("")

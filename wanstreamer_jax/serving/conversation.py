@@ -115,6 +115,11 @@ class Conversation:
         self._thread.join(ENDS_WITHIN_S)
         return not self._thread.is_alive()
 
+    def keep(self) -> None:
+        """After the end: wait for the recording, if there is one, to be written."""
+        if self._plan.recorder is not None:
+            self._plan.recorder.finish()
+
     def type(self, text: str) -> bool:
         """What the user typed; False when too much waits to be read already."""
         words = " ".join(text.split())
@@ -132,8 +137,6 @@ class Conversation:
             self._converse()
         except Exception as error:  # noqa: BLE001 - whatever happens ends this conversation, and no other
             ending = _ending_of(error)
-        if self._plan.recorder is not None:
-            self._plan.recorder.finish()
         self._ended(ending)
 
     def _converse(self) -> None:
@@ -159,10 +162,9 @@ class Conversation:
         """The user's unit; those that were skipped are taken too, so that a recording has them."""
         for k in range(self._next_unit, unit + 1):
             seen = self.inbox.take(self._start_ms + complete_ms(k), read=k == unit)
-            self._seen_ms[k] = seen.end_ms
             if self._plan.recorder is not None:
                 self._plan.recorder.user(seen)
-        self._next_unit = unit + 1
+        self._next_unit, self._seen_ms[unit] = unit + 1, seen.end_ms
         return observation(self._agent.config, seen.frames, seen.samples, seen.text)
 
     def _out(self, shown: Shown) -> UnitOut:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def serve_live(options: Options, open_agent: Callable[[], Agent], place: Callabl
     address = Address(options.host, options.port, tls_context(options.tls_cert, options.tls_key))
     rules = Rules(options.time_limit_s, options.recordings, options.licence)
     log_json_lines()
-    run_server(address, access, rules, functools.partial(_open, options, open_agent, place))
+    if not run_server(address, access, rules, functools.partial(_open, options, open_agent, place)):
+        sys.stderr.flush()
+        os._exit(0)  # something is being compiled: to end the interpreter under it crashes
 
 
 def _check(options: Options) -> None:

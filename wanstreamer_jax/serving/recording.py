@@ -10,6 +10,7 @@ import queue
 import secrets
 import threading
 from collections import Counter, deque
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS
 MOST_WAITING = 512  # units of either side that a slow disk may be behind
 PORTRAIT, VOICE = "portrait.png", "voice.wav"
 
-Item = Seen | UnitOut | str | None  # a string was typed; None is the end
+Item = Seen | UnitOut | str  # a string was typed
 
 
 class FolderRecorder:
@@ -41,7 +42,7 @@ class FolderRecorder:
         """Record into a folder of its own in `directory`, whose name nobody chooses."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         self.folder = directory / f"session-{stamp}-{secrets.token_hex(4)}"
-        self._items: queue.Queue[Item] = queue.Queue(2 * MOST_WAITING)
+        self._items: queue.Queue[Item | None] = queue.Queue(2 * MOST_WAITING)
         self._is_behind = False
         self._about: dict[str, Any] = {"licence": licence, "seed": seed}
         self._agent, self._setting = agent, setting
@@ -72,22 +73,22 @@ class FolderRecorder:
             self._is_behind = True
 
     def _run(self) -> None:
+        items = iter(self._items.get, None)
         try:
             with pending_directory(self.folder) as folder:
-                self._write(folder)
+                self._write(folder, items)
             say("recorded", folder=self.folder.name)
         except Exception:  # noqa: BLE001 - a recording that fails costs the conversation nothing
             logger.exception("a recording could not be written")
-            while self._items.get() is not None:
-                pass
+            deque(items, maxlen=0)  # what still comes is let go
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, folder: Path, items: Iterator[Item]) -> None:
         config = self._agent.config
         sides = _Sides()
         with ExitStack() as stack:
             user = stack.enter_context(MediaWriter(folder / USER, config.vision.picture))
             agent = stack.enter_context(MediaWriter(folder / AGENT, config.picture))
-            while (item := self._items.get()) is not None:
+            for item in items:
                 if self._is_behind:
                     raise OSError("the disk is too slow for a recording")
                 sides.put(item)
@@ -131,7 +132,7 @@ class _Sides:
         self._said: list[tuple[int, str]] = []  # the unit of each character
         self._typed: list[tuple[int, str]] = []
 
-    def put(self, item: Seen | UnitOut | str) -> None:
+    def put(self, item: Item) -> None:
         if isinstance(item, Seen):
             self._seen.append(item)
             self._n_seen += 1

@@ -78,16 +78,18 @@ def make_app(service: Service, access: Access) -> web.Application:
     return app
 
 
-def run_server(address: Address, access: Access, rules: Rules, open_all: OpenAll) -> None:
-    """Serve until SIGINT or SIGTERM, then drain. `open_all` is given what to tell its progress to.
+def run_server(address: Address, access: Access, rules: Rules, open_all: OpenAll) -> bool:
+    """Serve until SIGINT or SIGTERM, then drain; False when that came before the agent was open.
+
+    `open_all` is given what to tell its progress to.
 
     Raises:
         ValueError: the address cannot be listened on, or the agent cannot be opened.
     """
-    asyncio.run(_run(address, access, rules, open_all))
+    return asyncio.run(_run(address, access, rules, open_all))
 
 
-async def _run(address: Address, access: Access, rules: Rules, open_all: OpenAll) -> None:
+async def _run(address: Address, access: Access, rules: Rules, open_all: OpenAll) -> bool:
     service = Service(rules, Metrics())
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -102,6 +104,7 @@ async def _run(address: Address, access: Access, rules: Rules, open_all: OpenAll
         if opening.done():
             opening.result()
         await stopped
+        return opening.done()
     finally:
         await _drain(service, runner)
 
@@ -111,7 +114,8 @@ async def _listen(runner: web.AppRunner, address: Address) -> None:
         await web.TCPSite(runner, address.host, address.port, ssl_context=address.tls).start()
     except OSError as error:
         raise ValueError(f"cannot listen on {address.host}, port {address.port}: {error.strerror}") from error
-    print(f"open {address.url} in a browser (Ctrl-C ends the server)", file=sys.stderr, flush=True)
+    bound = dataclasses.replace(address, port=runner.addresses[0][1])  # port 0 is any that is free
+    print(f"open {bound.url} in a browser (Ctrl-C ends the server)", file=sys.stderr, flush=True)
 
 
 async def _drain(service: Service, runner: web.AppRunner) -> None:

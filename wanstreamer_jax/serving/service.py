@@ -160,7 +160,7 @@ class Service:
         seat.last = out
 
     def leave(self, seat: Seat) -> None:
-        """The transport is done with a seat; its slot is free as soon as the unit that is being lived has ended."""
+        """The transport is done with a seat: its slot is free as soon as the unit that is being lived has ended."""
         seat.end(GONE)
         if self._seats.pop(seat.id, None) is not None:
             task = asyncio.get_running_loop().create_task(self._free(seat))
@@ -179,6 +179,8 @@ class Service:
         self.metrics.session_seconds.observe(lasted_s)
         units = seat.last.counters._asdict() if seat.last else {}
         say("session_ended", session=short(seat.id), reason=ending.name, seconds=round(lasted_s, 1), **units)
+        if seat.conversation is not None:
+            await asyncio.to_thread(seat.conversation.keep)
 
     def end(self, session_id: str) -> bool:
         """End a conversation; whether there was one."""

@@ -10,7 +10,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from wanstreamer_jax.serving import wire
 from wanstreamer_jax.serving.conversation import FAILED, STOPPED, Conversation, Ending, Plan, UnitOut
-from wanstreamer_jax.serving.log import logger, say, short
+from wanstreamer_jax.serving.log import logger
 from wanstreamer_jax.serving.outbox import Outbox, Unit
 from wanstreamer_jax.serving.pictures import BadPictureError, decode_picture, encode_jpeg
 from wanstreamer_jax.serving.recording import FolderRecorder
@@ -76,7 +76,8 @@ class _Connection:
         """Until either side ends it."""
         self._say("hello", session=self._seat.id)
         sender = asyncio.create_task(self._send())
-        others = [asyncio.create_task(self._receive()), asyncio.create_task(self._mind_the_time())]
+        minding = (self._receive(), self._mind_the_start(), self._mind_the_time())
+        others = [asyncio.create_task(work) for work in minding]
         try:
             ending = await asyncio.shield(self._seat.ending)  # a handler may be cancelled: the reason is not
             with suppress(TimeoutError, ConnectionError):
@@ -216,19 +217,19 @@ class _Connection:
 
     # ---- Time
 
-    async def _mind_the_time(self) -> None:
+    async def _mind_the_start(self) -> None:
         await asyncio.sleep(START_WITHIN_S)
         if self._conversation is None:
             self._seat.end(NO_START)
-            return
+
+    async def _mind_the_time(self) -> None:
         limit_s = self._service.rules.time_limit_s
-        if limit_s is None:
-            return
-        await asyncio.sleep(max(0.0, limit_s - WARNED_S - START_WITHIN_S))
-        self._say("warning", name="time_limit", message=TIME_LIMIT.message, seconds_left=min(WARNED_S, limit_s))
-        await asyncio.sleep(min(WARNED_S, limit_s))
-        say("time_limit", session=short(self._seat.id))
-        self._seat.end(TIME_LIMIT)
+        if limit_s is not None:
+            left_s = min(WARNED_S, limit_s)
+            await asyncio.sleep(limit_s - left_s)
+            self._say("warning", name="time_limit", message=TIME_LIMIT.message, seconds_left=left_s)
+            await asyncio.sleep(left_s)
+            self._seat.end(TIME_LIMIT)
 
 
 def _facts(out: UnitOut) -> dict[str, Any]:
