@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import small, small_preset
-from tests.server_cases import EchoSlot
+from tests.server_cases import Echo, EchoSlot
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.serving import slots as slots_module
 from wanstreamer_jax.serving.report import CompileCounter
@@ -85,6 +85,7 @@ class Timed(PlacementSlot):
     n_made = 0
 
     def __init__(self, alone_ms):
+        self._placement = Echo()
         self.alone_ms = alone_ms
         Timed.n_made += 1
 
