@@ -1,12 +1,12 @@
 """Laws of text in units: the words come back in order, no unit holds too much, nothing is early, nothing is lost."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data_cases import CONFIG, LAYOUT, TOKENIZER
 from wanstreamer_jax.data.layout import encode_persona, lay_out_words
-from wanstreamer_jax.data.text import Due, lay_out, tokenise, unit_of_end, unit_of_start
+from wanstreamer_jax.data.text import Due, lay_out, tokenise, unit_of_end, unit_of_start, unit_of_told
 from wanstreamer_jax.data.world import Who, Word
 from wanstreamer_jax.timeline import UNIT_MS
 
@@ -16,6 +16,7 @@ words_in_units = st.lists(
 ).map(lambda words: sorted(words, key=lambda due: due.unit))
 
 
+@settings(deadline=None)
 @given(words_in_units, st.integers(1, 6), st.booleans())
 def test_laws_of_layout(words: list[Due], room: int, ends: bool) -> None:
     n_units, most = 30, room + ends
@@ -34,6 +35,7 @@ def test_laws_of_layout(words: list[Due], room: int, ends: bool) -> None:
     assert all(not ids[n:].any() for ids, n in zip(text.ids, text.n, strict=True))
 
 
+@settings(deadline=None)
 @given(words_in_units)
 def test_words_that_moved_are_counted(words: list[Due]) -> None:
     text = lay_out(words, 200, 3, END)
@@ -59,18 +61,21 @@ def test_what_does_not_fit_into_the_session_is_left_over_and_said() -> None:
     assert text.left_over == [5, 6]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=8), max_size=6))
 def test_words_are_a_text_with_spaces(texts: list[str]) -> None:
     ids = [i for word in tokenise(TOKENIZER, texts) for i in word]
     assert TOKENIZER.decode(ids) == TOKENIZER.decode(TOKENIZER.encode(" ".join(texts)))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**7))
 def test_moments_and_their_units(ms: int) -> None:
     assert unit_of_start(ms) * UNIT_MS <= ms < (unit_of_start(ms) + 1) * UNIT_MS
     if ms:
         assert unit_of_end(ms) * UNIT_MS < ms <= (unit_of_end(ms) + 1) * UNIT_MS
     assert unit_of_end(0) == 0
+    assert [unit_of_told(ms) for ms in (79, 80, 81, 240, 241)] == [0, 0, 1, 1, 2]
 
 
 def test_who_said_it_says_where_it_stands() -> None:

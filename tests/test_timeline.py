@@ -73,10 +73,10 @@ def test_token_counts_are_the_positions(layout: UnitLayout) -> None:
 def test_text_and_sound_stand_in_time_only_and_pictures_in_rows_and_columns_too(layout: UnitLayout) -> None:
     user_text, user_media, agent_text, agent_media = _groups(layout)
     n_sound = timeline.AUDIO_LATENTS_PER_UNIT
-    for group in (user_text, user_media[:n_sound], agent_text, agent_media[:n_sound]):
+    for group in (user_text, user_media[-n_sound:], agent_text, agent_media[:n_sound]):
         assert (group == group[:, :1]).all()
     n_frame = layout.user_grid[0] * layout.user_grid[1]
-    frames = [user_media[i : i + n_frame] for i in range(n_sound, len(user_media), n_frame)]
+    frames = [user_media[i : i + n_frame] for i in range(0, len(user_media) - n_sound, n_frame)]
     for frame, grid in [*((f, layout.user_grid) for f in frames), (agent_media[n_sound:], layout.agent_grid)]:
         assert len({int(t) for t in frame[:, 0]}) == 1
         row_and_column = frame[:, 1:] - frame[:, :1]

@@ -261,9 +261,9 @@ def test_ears_learn_at_their_own_rate():
         before = program.init(params()).trainees[interact.AGENT]
         update = Update(jax.tree.map(jnp.ones_like, before), {"loss": jnp.float32(0)})
         after = program.apply(interact.AGENT, program.init(params()), update)[0].trainees[interact.AGENT]
-        ears = [tree["perception"]["hearing"]["trunk"] for tree in (before, after)]
+        ears = [tree["perception"]["hearing"] for tree in (before, after)]
         assert jax.tree.all(jax.tree.map(np.array_equal, *ears)) == (rate == 0)
-        rest = [tree["perception"]["hearing"]["projector"]["up"]["kernel"] for tree in (before, after)]
+        rest = [tree["perception"]["vision"]["projector"]["up"]["kernel"] for tree in (before, after)]
         assert np.all(rest[0] != rest[1])
 
 

@@ -2,7 +2,7 @@
 
 B sessions, T queries, S keys, N heads, K key/value heads, G queries a key head (N / K), H head size.
 
-One unit, with two tokens of each kind (x: sees, .: does not). u user text, U user audio + video, a agent text,
+One unit, with two tokens of each kind (x: sees, .: does not). u user text, U user video + audio, a agent text,
 A agent audio + video as committed, n the noisy copy that the solver moves:
 
          u u U U a a A A n n

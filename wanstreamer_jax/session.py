@@ -1,7 +1,7 @@
 """A whole session in one forward: the clean stream and, beside it, noisy copies of the agent's latents.
 
     world | commit 0 | commit 1 | ... | commit U-1 || noisy 0 | noisy 1 | ... | noisy U-1 || padding
-    commit k = [ latents y_{k-1} | user text | user audio + video | agent text ]
+    commit k = [ latents y_{k-1} | user text | user video + audio | agent text ]
 
 Every stream has fixed slots, padded where a unit holds fewer text tokens, so that `session_attention` can cut out
 commits with static slices.

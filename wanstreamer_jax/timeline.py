@@ -2,7 +2,7 @@
 
 One unit is 160 ms (Wan-Streamer v0.1, section 2). Its tokens, in order, and where they stand in time:
 
-    unit k:  [ user text | user audio + video ][ agent text ... <unit_end> ][ agent audio + video ]
+    unit k:  [ user text | user video + audio ][ agent text ... <unit_end> ][ agent audio + video ]
     group      0           1                     2                            3
     offset     0 .. Nu-1   Nu, Nu+1              Nu+2 .. Nu+1+Na              Nu+2+Na, Nu+3+Na
 
@@ -87,7 +87,7 @@ class UnitLayout:
 
     @property
     def n_user_media(self) -> int:
-        """Perception tokens of a unit: sound, then frames."""
+        """Perception tokens of a unit: frames, then sound, so that what is written next follows on what was heard."""
         return AUDIO_LATENTS_PER_UNIT + self.user_frames * self.user_grid[0] * self.user_grid[1]
 
     @property
@@ -118,7 +118,7 @@ class UnitLayout:
         """Offsets in the unit, [n_user_media, 3]; frames are spread over the unit's audio latents."""
         start = self.max_user_text
         frame_at = [start + f * AUDIO_LATENTS_PER_UNIT // self.user_frames for f in range(self.user_frames)]
-        return _media_positions(start, frame_at, self.user_grid)
+        return np.concatenate([_picture_positions(frame_at, self.user_grid), _sound_positions(start)])
 
     def agent_text_positions(self) -> np.ndarray:
         """Offsets in the unit, [Na, 3]."""
@@ -127,23 +127,25 @@ class UnitLayout:
     def agent_media_positions(self) -> np.ndarray:
         """Offsets in the unit, [n_agent_media, 3]."""
         start = self.max_user_text + AUDIO_LATENTS_PER_UNIT + self.max_agent_text
-        return _media_positions(start, [start], self.agent_grid)
+        return np.concatenate([_sound_positions(start), _picture_positions([start], self.agent_grid)])
 
 
 def _text_positions(start: int, n_tokens: int) -> np.ndarray:
     return np.repeat(np.arange(start, start + n_tokens)[:, None], 3, axis=1)
 
 
-def _media_positions(start: int, frame_at: list[int], grid: tuple[int, int]) -> np.ndarray:
-    """Sound at (t, t, t); a picture's token at (t, t + row, t + column).
+def _sound_positions(start: int) -> np.ndarray:
+    return _text_positions(start, AUDIO_LATENTS_PER_UNIT)
+
+
+def _picture_positions(frame_at: list[int], grid: tuple[int, int]) -> np.ndarray:
+    """A picture's token at (t, t + row, t + column), where text and sound are at (t, t, t).
 
     Rows and columns are counted from t, as in Qwen2-VL, so that moving a session in time rotates every token
     alike: a difference of positions never depends on how long the session has lasted.
     """
-    audio = _text_positions(start, AUDIO_LATENTS_PER_UNIT)
     rows, columns = np.indices(grid).reshape(2, -1)
-    frames = [np.stack([np.full_like(rows, t), t + rows, t + columns], axis=-1) for t in frame_at]
-    return np.concatenate([audio, *frames])
+    return np.concatenate([np.stack([np.full_like(rows, t), t + rows, t + columns], axis=-1) for t in frame_at])
 
 
 def frames_seen(n: int) -> np.ndarray:

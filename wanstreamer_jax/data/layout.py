@@ -2,14 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from wanstreamer_jax.config import Config, build
-from wanstreamer_jax.data.text import Due, UnitText, lay_out, tokenise, unit_of_end, unit_of_start
+from wanstreamer_jax.data.text import Due, UnitText, lay_out, tokenise, unit_of_end, unit_of_start, unit_of_told
 from wanstreamer_jax.data.world import Who, Word
 from wanstreamer_jax.timeline import SAMPLES_PER_AUDIO_LATENT, Picture
 from wanstreamer_jax.tokens import Tokenizer
@@ -89,20 +89,22 @@ class SessionText:
 def lay_out_words(words: Sequence[Word], tokenizer: Tokenizer, layout: Layout, n_units: int) -> SessionText:
     """A session's words in units.
 
-    The agent writes a word in the unit in which it begins to say it. What the user types and says is known in the
-    unit in which it ends.
+    The agent writes a word in the unit in which it begins to say it. What the user types is known in the unit in which
+    it ends, what the user says a little later.
     """
 
-    def due(who: Who, *, at_end: bool) -> list[Due]:
+    def due(who: Who, unit: Callable[[Word], int]) -> list[Due]:
         spoken = [word for word in words if word.who is who]
-        units = [unit_of_end(w.end_ms) if at_end else unit_of_start(w.start_ms) for w in spoken]
+        units = [unit(word) for word in spoken]
         ids = tokenise(tokenizer, [word.text for word in spoken])
         return sorted((Due(*pair) for pair in zip(units, ids, strict=True)), key=lambda d: d.unit)
 
     return SessionText(
-        user=lay_out(due(Who.USER_TYPED, at_end=True), n_units, layout.max_user_text),
-        agent=lay_out(due(Who.AGENT, at_end=False), n_units, layout.max_agent_text, layout.unit_end),
-        heard=lay_out(due(Who.USER, at_end=True), n_units, layout.max_agent_text, layout.unit_end),
+        user=lay_out(due(Who.USER_TYPED, lambda w: unit_of_end(w.end_ms)), n_units, layout.max_user_text),
+        agent=lay_out(
+            due(Who.AGENT, lambda w: unit_of_start(w.start_ms)), n_units, layout.max_agent_text, layout.unit_end
+        ),
+        heard=lay_out(due(Who.USER, lambda w: unit_of_told(w.end_ms)), n_units, layout.max_agent_text, layout.unit_end),
     )
 
 

@@ -15,8 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from wanstreamer_jax.timeline import UNIT_MS
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT, UNIT_MS
 from wanstreamer_jax.tokens import Tokenizer
+
+TOLD_LATE_MS = SAMPLES_PER_AUDIO_LATENT * 1000 // SAMPLE_RATE_HZ  # a token of hearing
 
 
 class Due(NamedTuple):
@@ -43,6 +45,11 @@ def unit_of_start(start_ms: int) -> int:
 def unit_of_end(end_ms: int) -> int:
     """The unit in which something has been heard or typed: what ends with a unit was in it."""
     return max(0, end_ms - 1) // UNIT_MS
+
+
+def unit_of_told(end_ms: int) -> int:
+    """The unit in which something that was said can be told: the sound that follows it tells its end."""
+    return unit_of_end(end_ms + TOLD_LATE_MS)
 
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

@@ -53,7 +53,7 @@ def observe(config: Config, params: Params, hearing: Any, seen: Observation) -> 
     perception = part(config, params, "perception")
     sound, hearing = perception.hearing.step(seen.samples, hearing)
     picture = perception.vision(to_float(seen.frames[:, frames_seen(config.vision.frames_per_unit)]))
-    media = jnp.concatenate([sound, picture], axis=1).astype(config.transformer.dtype)
+    media = jnp.concatenate([picture, sound], axis=1).astype(config.transformer.dtype)
     return Observed(seen.text, seen.n_text, media), hearing
 
 

@@ -29,7 +29,7 @@ class OptimizerConfig:
     eps: float = 1e-8  # added to the root of that mean square
     weight_decay: float = 0.01  # of matrices and kernels only
     clip: float = 1.0  # norm of the gradient
-    ears: float = 1.0  # learning rate of hearing's encoder, by that of the rest; 0: it stays
+    ears: float = 1.0  # learning rate of hearing in stages of the whole agent, by that of the rest; 0: it stays
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,10 +23,10 @@ def make_optimizer(cfg: OptimizerConfig, n_updates: int) -> optax.GradientTransf
 
 
 def _slow_ears(share: float) -> optax.GradientTransformation:
-    """Updates of hearing's encoder, but not of its projector, times a share."""
+    """Updates of hearing times a share."""
 
     def slowed(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
-        is_ear = "hearing.trunk" in jax.tree_util.keystr(path, simple=True, separator=".")
+        is_ear = "perception.hearing" in jax.tree_util.keystr(path, simple=True, separator=".")
         return share * update if is_ear else update
 
     return optax.stateless(lambda updates, _params: jax.tree_util.tree_map_with_path(slowed, updates))

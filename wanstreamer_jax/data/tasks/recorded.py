@@ -48,7 +48,7 @@ def _transcribe(task: str, record: Record, rng: np.random.Generator, setting: Se
         return None
     is_free = _free(record, record.n_heard, Who.USER)
     said = record.n_heard > 1
-    starts = [s for s in np.flatnonzero(is_free[:-1]) if said[s : s + setting.n_units - 1].any()]
+    starts = [s for s in np.flatnonzero(is_free[:-1]) if said[s : s + setting.n_units].any()]
     if not starts:
         return None
     start = int(rng.choice(starts))
@@ -60,8 +60,8 @@ def _transcribe(task: str, record: Record, rng: np.random.Generator, setting: Se
         streams=has,
         persona=_instruction(task, rng, setting),
         user_samples=record.user_samples[units],
-        agent_text=np.concatenate([blank.agent_text[:1], record.heard[units][:-1]]),  # a unit after it has been said
-        n_agent_text=np.concatenate([blank.n_agent_text[:1], record.n_heard[units][:-1]]),
+        agent_text=record.heard[units],
+        n_agent_text=record.n_heard[units],
         heard=record.heard[units],
         n_heard=record.n_heard[units],
     )

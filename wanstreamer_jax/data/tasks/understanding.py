@@ -8,6 +8,7 @@ from wanstreamer_jax.data.tasks.example import Content, DoesNotFitError, Setting
 from wanstreamer_jax.data.tasks.poses import sentence
 from wanstreamer_jax.data.tasks.sentences import make_dialogue, make_sentence, noun_of
 from wanstreamer_jax.data.tasks.sounds import in_room, make_sound, place
+from wanstreamer_jax.data.text import TOLD_LATE_MS
 from wanstreamer_jax.data.world import Who, Word
 from wanstreamer_jax.data.world.camera import Look, Showing, film
 from wanstreamer_jax.data.world.lexicon import MAX_SHAPES, NUMBERS, Card, make_card, make_voice
@@ -90,10 +91,10 @@ def audio_captioning(rng: np.random.Generator, setting: Setting) -> Content:
 
 
 def asr(rng: np.random.Generator, setting: Setting) -> Content:
-    """Somebody speaks; each word is written a unit after it has been said: what follows tells its last sounds."""
+    """Somebody speaks; each word is written when it can be told."""
     line = _line(rng, setting, int(rng.integers(0, 4 * UNIT_MS)))
-    _check_end(line.end_ms + UNIT_MS, setting)
-    transcript = [Word(Who.AGENT, w.end_ms - 1 + UNIT_MS, w.end_ms + UNIT_MS, w.text) for w in line.words]
+    _check_end(line.end_ms + TOLD_LATE_MS, setting)
+    transcript = [Word(Who.AGENT, w.end_ms + TOLD_LATE_MS - 1, w.end_ms + TOLD_LATE_MS, w.text) for w in line.words]
     return Content(
         words=[*line.words, *transcript],
         user_samples=in_room(Room.draw(rng), (line,), setting.n_samples),

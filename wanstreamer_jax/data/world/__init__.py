@@ -7,7 +7,7 @@
 Pictures are drawn, speech is synthesised (espeak-ng, an extra), nothing is downloaded. See docs/world.md.
 """
 
-from wanstreamer_jax.data.world.character import MouthBox, measure_nod, measure_opening, mouth_box
+from wanstreamer_jax.data.world.character import PixelBox, face_box, measure_nod, measure_opening, mouth_box
 from wanstreamer_jax.data.world.folder import write_session, write_sessions
 from wanstreamer_jax.data.world.identity import Composition, Identity
 from wanstreamer_jax.data.world.labels import Labels
@@ -23,7 +23,7 @@ __all__ = [
     "Identity",
     "Kind",
     "Labels",
-    "MouthBox",
+    "PixelBox",
     "Session",
     "Split",
     "Turn",
@@ -31,6 +31,7 @@ __all__ = [
     "Who",
     "Word",
     "World",
+    "face_box",
     "make_session",
     "make_sessions",
     "measure_nod",

@@ -28,8 +28,8 @@ _BLINK_FRAMES = 7  # shorter than half of them: a blink, longer: a nod
 _LIP_RED, _INSIDE_RED = 0.75, 0.3  # of the red of the skin around: not darker, not lighter
 
 
-class MouthBox(NamedTuple):
-    """Rows and columns of pixels that hold the mouth in every pose, and nothing else that is dark."""
+class PixelBox(NamedTuple):
+    """Rows and columns of pixels."""
 
     rows: slice
     columns: slice
@@ -82,13 +82,22 @@ def measure_nod(
     return np.median(np.lib.stride_tricks.sliding_window_view(lowered, _BLINK_FRAMES), axis=1).astype(np.float32)
 
 
-def mouth_box(composition: Composition, picture: Picture) -> MouthBox:
-    """Where the mouth is to be found, whoever the agent is and whatever it does."""
+def mouth_box(composition: Composition, picture: Picture) -> PixelBox:
+    """What holds the mouth and nothing else that is dark, whoever the agent is and whatever it does."""
+    return _box(head.MOUTH_BOX, composition, picture)
+
+
+def face_box(composition: Composition, picture: Picture) -> PixelBox:
+    """What holds hair, forehead, eyes and nose of a head at rest."""
+    return _box(head.FACE_BOX, composition, picture)
+
+
+def _box(edges: tuple[float, float, float, float], composition: Composition, picture: Picture) -> PixelBox:
     place = _PLACES[composition]
     frame = Frame(picture, place.room_aspect)
-    left, top, right, bottom = (edge * place.unit for edge in head.MOUTH_BOX)
+    left, top, right, bottom = (edge * place.unit for edge in edges)
     rows = slice(frame.row(place.y + top), frame.row(place.y + bottom) + 1)
-    return MouthBox(rows, slice(frame.column(left), frame.column(right) + 1))
+    return PixelBox(rows, slice(frame.column(left), frame.column(right) + 1))
 
 
 def measure_opening(frames: UInt8[np.ndarray, "n H W 3"], composition: Composition) -> Float32[np.ndarray, " n"]:

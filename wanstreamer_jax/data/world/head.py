@@ -10,6 +10,7 @@ from wanstreamer_jax.data.world.drawing import Colour, Number, Patch, Shade, dar
 from wanstreamer_jax.data.world.identity import Hair, Identity, Pose
 
 MOUTH_BOX = (-0.125, 0.075, 0.125, 0.325)  # left, top, right, bottom of where the mouth is, in any pose
+FACE_BOX = (-0.27, -0.36, 0.27, 0.07)  # of the face above the mouth, with its hair, at rest
 REACH = (-0.42, -0.5, 0.42, 0.62)  # of a head with its hair, in any pose
 _MOUTH_Y = 0.165
 _INSIDE, _TEETH = (64, 14, 22), (250, 246, 238)

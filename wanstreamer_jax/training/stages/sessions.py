@@ -98,13 +98,13 @@ def agent_latents(config: Config, params: Params, batch: Batch) -> Latents:
 
 
 def user_media(config: Config, params: Params, batch: Batch) -> jax.Array:
-    """Perception tokens of every unit, [B, U, T, D]: sound, then the frames that are looked at."""
+    """Perception tokens of every unit, [B, U, T, D]: the frames that are looked at, then sound."""
     perception = part(config, params, "perception")
     frames = batch["user_frames"]
     n_units = frames.shape[1]
     sound = perception.hearing(rearrange(batch["user_samples"], "B U n -> B (U n)"))
     picture = perception.vision(to_float(rearrange(frames, "B U f H W c -> B (U f) H W c")))
-    parts = (rearrange(x, "B (U T) D -> B U T D", U=n_units) for x in (sound, picture))
+    parts = (rearrange(x, "B (U T) D -> B U T D", U=n_units) for x in (picture, sound))
     return jnp.concatenate(list(parts), axis=2).astype(config.transformer.dtype)
 
 
