@@ -17,7 +17,7 @@ from wanstreamer_jax.serving.service import Rules
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
 
-SECONDS = float(os.environ.get("PAGE_SECONDS", "6"))
+SECONDS = float(os.environ["PAGE_SECONDS"]) if "PAGE_SECONDS" in os.environ else None
 HEIGHT, WIDTH = 96, 96
 STATE = "document.body.dataset.state"
 TONE_HZ = 500
@@ -71,23 +71,35 @@ WATCH = """
 """
 
 
-def test_pictures_come_at_25_a_second_without_a_freeze_and_sound_with_them(devices):
+def watched(devices, seconds: float):
+    """When pictures were drawn, their greys, the loudest sound, units lived, and what the console said."""
+
     async def test(page, server):
         await begin(page)
         await asyncio.sleep(2)
         await page.eval(f"(() => {{ {WATCH} }})()")
-        await asyncio.sleep(SECONDS)
+        await asyncio.sleep(seconds)
         drawn, levels, heard = json.loads(await page.eval("JSON.stringify([drawn, levels, heard])"))
         return np.array(drawn), np.array(levels), heard, server.slots[0].session.n_lived, page.console
 
-    drawn, levels, heard, n_lived, console = on_a_page(devices, test)
+    return on_a_page(devices, test)
+
+
+def test_pictures_move_and_sound_is_heard(devices):
+    drawn, levels, heard, n_lived, console = watched(devices, 4.0)
     assert console == []
-    assert n_lived >= (SECONDS + 1) / 0.16
-    assert (len(drawn) - 1) / (drawn[-1] - drawn[0]) * 1000 == pytest.approx(25, abs=1.5)
-    assert np.max(np.diff(drawn)) < 400
-    grown = np.diff(levels)
-    assert np.median(grown) == 2  # 25 a second in, 25 a second out: each picture once
+    assert min(len(drawn), n_lived) > 5
+    assert len(set(levels)) > 5
     assert heard > 0.2
+
+
+@pytest.mark.skipif(SECONDS is None, reason="needs a machine that does nothing else: PAGE_SECONDS=60 pytest -n0 ...")
+def test_pictures_come_at_25_a_second_without_a_freeze(devices):
+    drawn, levels, _, n_lived, _ = watched(devices, SECONDS)
+    assert n_lived >= (SECONDS + 1) / 0.16
+    assert (len(drawn) - 1) / (drawn[-1] - drawn[0]) * 1000 == pytest.approx(25, abs=0.5)
+    assert np.max(np.diff(drawn)) < 400
+    assert np.median(np.diff(levels)) == 2  # 25 a second in, 25 a second out: each picture once
 
 
 def test_what_is_typed_is_answered_and_both_are_in_the_transcript(devices):
