@@ -76,7 +76,7 @@ training = {
         batch=2,
         optimizer=OptimizerConfig(learning_rate=2e-3, b2=0.99),
         ema=0.99,
-        gates=(Gate("phonemes_right", at_least=0.8), Gate("words_right", at_least=0.8)),
+        gates=(Gate("phonemes_right", at_least=0.8), Gate("words_right", at_least=0.5)),
     ),
     "pretrain": Training(
         weights=PretrainWeights(units=32),
