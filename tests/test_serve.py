@@ -123,7 +123,9 @@ def test_interrupt_leaves_a_playable_reply(monkeypatch, clip, tmp_path):
 def test_ctrl_c_leaves_a_playable_reply(tmp_path):
     root = Path(__file__).parents[1]
     sample, reply = root / "wanstreamer_jax" / "assets" / "sample.mp4", tmp_path / "reply.mp4"
-    options = ["--input", sample, "--output", reply, "--preset", PRESET, "--placement", "unified", "--solver-steps", 8]
+    many = 32  # steps: so slow that it can be met on its way
+    options = ["--input", sample, "--output", reply, "--preset", PRESET, "--placement", "unified"]
+    options += ["--solver-steps", many]
     environment = {**os.environ, "PYTHONPATH": str(root), "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "serve.py", *map(str, options)]
     with subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE) as process:
