@@ -10,7 +10,7 @@ import pytest
 
 from tests.chromium import BINARY, GRANT, chromium, write_camera, write_microphone
 from tests.server_cases import served
-from wanstreamer_jax.serving import websocket
+from wanstreamer_jax.serving import client
 from wanstreamer_jax.serving.access import Access
 from wanstreamer_jax.serving.conversation import FAILED
 from wanstreamer_jax.serving.service import Rules
@@ -208,7 +208,7 @@ def test_a_recording_is_a_file_of_the_users_own(devices):
 
 
 def test_the_time_limit_is_said_before(devices, monkeypatch):
-    monkeypatch.setattr(websocket, "WARNED_S", 1.0)
+    monkeypatch.setattr(client, "WARNED_S", 1.0)
 
     async def test(page, server):
         await begin(page)

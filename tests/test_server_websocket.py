@@ -29,7 +29,7 @@ from tests.server_cases import (
     unpacked_jpeg,
     unpacked_pcm,
 )
-from wanstreamer_jax.serving import websocket
+from wanstreamer_jax.serving import client
 from wanstreamer_jax.serving.outbox import MOST_UNITS, Outbox, Unit
 from wanstreamer_jax.serving.service import Rules
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_UNIT, UNIT_MS
@@ -272,7 +272,7 @@ def test_every_wrong_message_has_a_name_and_the_conversation_goes_on():
                     return names, ws
             return names, ws
 
-    websocket_limit = websocket.MOST_WRONG
+    websocket_limit = client.MOST_WRONG
     names, _ = asyncio.run(run())
     assert websocket_limit > len(names)
     assert [m["name"] for m in names] == [name for _, name in WRONG.values()][: len(names)]
@@ -311,7 +311,7 @@ def test_an_absurd_picture_is_refused_by_its_head():
 def test_too_many_wrong_messages_end_it():
     async def run():
         async with served() as server, connected(server, {}) as ws:
-            for _ in range(websocket.MOST_WRONG):
+            for _ in range(client.MOST_WRONG):
                 await ws.send_str("{}")
             return (await heard_from(ws, of_type("goodbye")))[-1]["name"]
 
@@ -332,7 +332,7 @@ def test_a_message_over_the_limit_closes_with_1009():
 
 
 def test_media_before_start_and_a_client_that_never_starts(monkeypatch):
-    monkeypatch.setattr(websocket, "START_WITHIN_S", 0.5)
+    monkeypatch.setattr(client, "START_WITHIN_S", 0.5)
 
     async def run():
         async with served() as server, connected(server) as ws:
@@ -344,7 +344,7 @@ def test_media_before_start_and_a_client_that_never_starts(monkeypatch):
 
 
 def test_a_time_limit_warns_and_then_says_goodbye(monkeypatch):
-    monkeypatch.setattr(websocket, "WARNED_S", 0.5)
+    monkeypatch.setattr(client, "WARNED_S", 0.5)
 
     async def run():
         async with served(rules=Rules(time_limit_s=1.0)) as server, connected(server, {}) as ws:
