@@ -16,7 +16,7 @@ from tests import small_preset
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.serving.access import Access
 from wanstreamer_jax.serving.metrics import Metrics
-from wanstreamer_jax.serving.server import make_app
+from wanstreamer_jax.serving.server import CONNECTIONS, make_app
 from wanstreamer_jax.serving.service import Opened, Rules, Service
 from wanstreamer_jax.serving.world_file import Setting, make_start
 from wanstreamer_jax.stream.pace import first_pace
@@ -98,7 +98,7 @@ async def served(slots=None, rules=None, access=None, setting=None):
     slots = [EchoSlot()] if slots is None else slots
     service = Service(rules or Rules(), Metrics())
     server = TestServer(make_app(service, access or Access("127.0.0.1")), host="127.0.0.1")
-    await server.start_server()
+    await server.start_server(**CONNECTIONS)
     await service.open(lambda: Opened(AGENT, setting or Setting(), list(slots)))
     try:
         yield Served(server, service, slots)

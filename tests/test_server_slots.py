@@ -9,8 +9,9 @@ from tests import small, small_preset
 from tests.server_cases import Echo, EchoSlot
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.serving import slots as slots_module
+from wanstreamer_jax.serving.placing import observation
 from wanstreamer_jax.serving.report import CompileCounter
-from wanstreamer_jax.serving.slots import PlacementSlot, Slots, observation, open_slots, solver_choices
+from wanstreamer_jax.serving.slots import PlacementSlot, Slots, open_slots, solver_choices
 from wanstreamer_jax.serving.world_file import Setting
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS
 from wanstreamer_jax.tokens import byte_tokenizer

@@ -98,9 +98,7 @@ class Record(NamedTuple):
     n_user_text: Int32[np.ndarray, " U"]
     agent_text: Int32[np.ndarray, "U Na"]  # each unit's with <unit_end>
     n_agent_text: Int32[np.ndarray, " U"]
-    heard: Int32[
-        np.ndarray, "U Na"
-    ]  # what the user says, each word in the unit in which it can be told, with <unit_end>
+    heard: Int32[np.ndarray, "U Na"]  # the user's words, each in the unit in which it can be told, with <unit_end>
     n_heard: Int32[np.ndarray, " U"]
     persona: Int32[np.ndarray, " P"]
     portrait: UInt8[np.ndarray, "h w 3"]

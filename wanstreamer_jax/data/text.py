@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT, UNIT_MS
+from wanstreamer_jax.timeline import AUDIO_LATENT_MS, UNIT_MS
 from wanstreamer_jax.tokens import Tokenizer
 
-TOLD_LATE_MS = SAMPLES_PER_AUDIO_LATENT * 1000 // SAMPLE_RATE_HZ  # a token of hearing
+TOLD_LATE_MS = AUDIO_LATENT_MS  # a token of hearing
 
 
 class Due(NamedTuple):

@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wanstreamer_jax.agent import Agent
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.media.picture import black
 from wanstreamer_jax.serving.inbox import Inbox, Losses, Seen
-from wanstreamer_jax.serving.slots import Slot, observation
+from wanstreamer_jax.serving.placing import observation
+from wanstreamer_jax.serving.slots import Slot
 from wanstreamer_jax.serving.world_file import Setting
 from wanstreamer_jax.stream.live import WALL_CLOCK, Live
-from wanstreamer_jax.stream.pace import Counters, Shown, complete_ms, first_screen
+from wanstreamer_jax.stream.pace import Counters, Screen, Session, Shown, complete_ms, first_screen
 from wanstreamer_jax.stream.placement import HistoryFullError, Reply
 from wanstreamer_jax.stream.types import Observation
 from wanstreamer_jax.tokens import TextStream
@@ -56,6 +58,9 @@ FAILED = Ending("failed", "The agent failed; the server's log says how. A new co
 class Recorder(Protocol):
     """Where both sides of a conversation are kept."""
 
+    def watch(self, session: Session) -> Session:
+        """The session that lives, of which everything is kept that it takes to live it again."""
+
     def user(self, seen: Seen) -> None:
         """The user's next unit."""
 
@@ -75,6 +80,12 @@ class Plan(NamedTuple):
     setting: Setting
     seed: int
     recorder: Recorder | None = None
+
+
+def opening_screen(config: Config, setting: Setting) -> Screen:
+    """What is shown before there is a reply: the portrait, or darkness."""
+    portrait = setting.portrait
+    return first_screen((black(config.picture) if portrait is None else portrait)[None])
 
 
 class Conversation:
@@ -141,10 +152,9 @@ class Conversation:
 
     def _converse(self) -> None:
         pace = self._slot.begin(self._plan.setting, self._plan.seed)
-        portrait = self._plan.setting.portrait
-        picture = black(self._agent.config.picture) if portrait is None else portrait
-        timed = _Timed(self._slot, self)
-        self._live = Live(timed, self._see, pace, first_screen(picture[None]))
+        recorder, session = self._plan.recorder, self._slot.session
+        timed = _Timed(session if recorder is None else recorder.watch(session), self)
+        self._live = Live(timed, self._see, pace, opening_screen(self._agent.config, self._plan.setting))
         if self._stopping.is_set():
             return
         self._start_ms = WALL_CLOCK.now_ms()
@@ -183,10 +193,10 @@ class Conversation:
 
 
 class _Timed:
-    """A slot's session, of whose replies the conversation is told."""
+    """A session, of whose replies the conversation is told."""
 
-    def __init__(self, slot: Slot, conversation: Conversation):
-        self._session, self._conversation = slot.session, conversation
+    def __init__(self, session: Session, conversation: Conversation):
+        self._session, self._conversation = session, conversation
 
     def step(self, seen: Observation, solver_steps: int) -> Reply:
         reply = self._session.step(seen, solver_steps)

@@ -55,11 +55,11 @@ class Losses(NamedTuple):
     slips: int = 0  # units that did not begin where the one before had ended
 
 
-class Encoded(NamedTuple):
-    """A picture as it came; it is decoded when its unit is taken, if it is looked at."""
+class Came(NamedTuple):
+    """A picture as it came; a JPEG is decoded when its unit is taken, if it is looked at."""
 
     time_ms: float
-    jpeg: bytes
+    picture: bytes | UInt8[np.ndarray, "H W 3"]
 
 
 class Inbox:
@@ -72,7 +72,7 @@ class Inbox:
         self._lock = threading.Lock()
         self._offset = ClockOffset()
         self._sound = SoundLine()
-        self._pictures: deque[Encoded] = deque(maxlen=MOST_PICTURES)
+        self._pictures: deque[Came] = deque(maxlen=MOST_PICTURES)
         self._text: deque[int] = deque()
         self._frame, self._frame_ms = black(picture), -np.inf
         self._end_ms: float | None = None  # of the unit taken last
@@ -84,12 +84,12 @@ class Inbox:
             self._offset.note(now_ms, time_ms + lasts_ms, lasts_ms)
             self._sound.put(time_ms, samples)
 
-    def see(self, now_ms: float, time_ms: float, jpeg: bytes) -> None:
-        """A picture of `time_ms` of the user's clock."""
+    def see(self, now_ms: float, time_ms: float, picture: bytes | UInt8[np.ndarray, "H W 3"]) -> None:
+        """A picture of `time_ms` of the user's clock: a JPEG of any size, or pixels of the size the agent sees."""
         with self._lock:
             self._offset.note(now_ms, time_ms, 0.0)
             if not self._pictures or self._pictures[-1].time_ms < time_ms:
-                self._pictures.append(Encoded(time_ms, jpeg))
+                self._pictures.append(Came(time_ms, picture))
 
     def read(self, ids: list[int]) -> bool:
         """Text that was typed; False when so much waits already that this does not fit."""
@@ -122,9 +122,9 @@ class Inbox:
         self._end_ms = follows
         return follows
 
-    def _chosen(self, end_ms: float) -> list[Encoded | None]:
+    def _chosen(self, end_ms: float) -> list[Came | None]:
         """For each frame of a unit the newest picture that had been taken by its end; None: there is no new one."""
-        chosen: list[Encoded | None] = []
+        chosen: list[Came | None] = []
         for i in range(FRAMES_PER_UNIT):
             until_ms = end_ms - (FRAMES_PER_UNIT - 1 - i) * FRAME_MS
             newest = None
@@ -133,16 +133,18 @@ class Inbox:
             chosen.append(newest)
         return chosen
 
-    def _frames(self, pictures: list[Encoded | None], end_ms: float) -> UInt8[np.ndarray, "f H W 3"]:
+    def _frames(self, pictures: list[Came | None], end_ms: float) -> UInt8[np.ndarray, "f H W 3"]:
         for_each = []
-        for encoded in pictures:
-            if encoded is not None:
-                self._show(encoded)
+        for came in pictures:
+            if came is not None:
+                self._show(came)
             for_each.append(self._frame if end_ms - self._frame_ms < STILL_MS else black(self._picture))
         return np.stack(for_each)
 
-    def _show(self, encoded: Encoded) -> None:
+    def _show(self, came: Came) -> None:
         try:
-            self._frame, self._frame_ms = decode_picture(encoded.jpeg, self._picture), encoded.time_ms
+            picture = came.picture
+            self._frame = decode_picture(picture, self._picture) if isinstance(picture, bytes) else picture
+            self._frame_ms = came.time_ms
         except BadPictureError:
             self.losses = self.losses._replace(pictures=self.losses.pictures + 1)

@@ -13,24 +13,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
 from wanstreamer_jax.agent import Agent
-from wanstreamer_jax.config import Config
 from wanstreamer_jax.media.output import PendingFile
 from wanstreamer_jax.media.reader import MediaReader, MediaUnit, open_media
 from wanstreamer_jax.media.subtitles import SubtitleWriter
 from wanstreamer_jax.media.writer import MediaWriter
 from wanstreamer_jax.parallel.mesh import Devices
+from wanstreamer_jax.serving.placing import observation, place_agent
 from wanstreamer_jax.serving.report import CompileCounter, Latencies
 from wanstreamer_jax.serving.world_file import Setting, make_start
-from wanstreamer_jax.stream.executables import beside_compilation_cache
-from wanstreamer_jax.stream.placement import HistoryFullError, Placement, Reply, Split, Unified
+from wanstreamer_jax.stream.placement import HistoryFullError, Placement, Reply
 from wanstreamer_jax.stream.types import Observation
 from wanstreamer_jax.stream.worker import Event, write_trace
-from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS
+from wanstreamer_jax.timeline import UNIT_MS
 from wanstreamer_jax.tokens import TextStream
 
 
@@ -62,7 +59,7 @@ def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
         subtitles = stack.enter_context(SubtitleWriter(job.subtitles, job.source)) if job.subtitles else None
         report, trace = (_pending(stack, path, job.source) for path in (job.report, job.trace))
         events: list[Event] = []
-        placement = _placed(agent, job.devices, events if trace else None)
+        placement = place_agent(agent, job.devices, events if trace else None)
         stack.callback(placement.close)
         compiled = _warmed_up(agent, placement, setting, job.seed)
         stack.callback(compiled.close)
@@ -89,19 +86,12 @@ def _pending(stack: ExitStack, path: Path | None, source: Path) -> PendingFile |
     return pending
 
 
-def _placed(agent: Agent, devices: Devices | None, events: list[Event] | None) -> Placement:
-    executables = beside_compilation_cache(agent.config)
-    if devices is None:
-        return Unified(agent.config, agent.params, events, executables)
-    return Split(agent.config, agent.params, devices, events, executables)
-
-
 def _warmed_up(agent: Agent, placement: Placement, setting: Setting, seed: int) -> CompileCounter:
     """Compile every step on a unit of nothing, then begin the session; what is compiled from now on is counted."""
     start = make_start(agent.config, agent.tokenizer, [setting], [seed])
     print("compiling (slow the first time, then it is remembered) ...", file=sys.stderr, flush=True)
     placement.begin(start)
-    placement.step(_observation(agent.config, None))
+    placement.step(observation(agent.config, None, None, []))
     placement.begin(start)
     return CompileCounter()
 
@@ -127,15 +117,6 @@ def _live_through(run: "_Run", media: MediaReader, writer: MediaWriter, subtitle
     return True
 
 
-def _observation(config: Config, unit: MediaUnit | None) -> Observation:
-    """What one user did, without typed text; None is a unit of darkness and silence."""
-    picture = config.vision.picture
-    frames = unit.frames if unit else np.zeros((FRAMES_PER_UNIT, picture.height, picture.width, 3), np.uint8)
-    samples = unit.samples if unit else np.zeros(SAMPLES_PER_UNIT, np.float32)
-    text = jnp.zeros((1, config.text.max_user), jnp.int32)
-    return Observation(text, jnp.zeros(1, jnp.int32), jnp.asarray(samples[None]), jnp.asarray(frames[None]))
-
-
 class _Run:
     """One session over a recording, and what is to be said of it."""
 
@@ -155,7 +136,7 @@ class _Run:
         def seen() -> Iterator[Observation]:
             for unit in media:
                 waiting.append(unit)
-                yield _observation(self._agent.config, unit)
+                yield observation(self._agent.config, unit.frames, unit.samples, [])
 
         for reply in self._placement.stream(seen()):
             yield waiting.popleft(), reply

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from wanstreamer_jax.serving import wire
 from wanstreamer_jax.serving.access import Access
+from wanstreamer_jax.serving.idle import Idle
 from wanstreamer_jax.serving.log import logger, say
 from wanstreamer_jax.serving.metrics import Metrics
 from wanstreamer_jax.serving.pictures import LARGEST_SIDE
@@ -42,6 +43,10 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+
+IDLE = web.AppKey("idle", Idle)
+LINGER_S = 1.0  # so long the rest of a body is read that was refused, for its sender to see why
+CONNECTIONS: dict[str, Any] = {"access_log": None, "lingering_time": LINGER_S}
 
 OpenAll = Callable[[Callable[[str], None]], Opened]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -65,7 +70,9 @@ class Address:
 
 def make_app(service: Service, access: Access) -> web.Application:
     """The server's routes."""
-    app = web.Application(middlewares=[_guard(access)], client_max_size=MOST_BODY_BYTES)
+    idle = Idle()
+    app = web.Application(middlewares=[idle.answer, _guard(access)], client_max_size=MOST_BODY_BYTES)
+    app[IDLE] = idle
     page = _page()
     app.router.add_get("/", functools.partial(_file, page, "index.html"))
     app.router.add_get("/page/{name}", functools.partial(_file, page, None))
@@ -94,8 +101,11 @@ async def _run(address: Address, access: Access, rules: Rules, open_all: OpenAll
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    runner = web.AppRunner(make_app(service, access), access_log=None, shutdown_timeout=1.0)
+    app = make_app(service, access)
+    runner = web.AppRunner(app, shutdown_timeout=1.0, **CONNECTIONS)
     await runner.setup()
+    assert runner.server is not None
+    closing_idle = asyncio.create_task(app[IDLE].close_idle(runner.server))
     try:
         await _listen(runner, address)
         opening = asyncio.create_task(service.open(functools.partial(open_all, service.tell)))
@@ -106,6 +116,7 @@ async def _run(address: Address, access: Access, rules: Rules, open_all: OpenAll
         await stopped
         return opening.done()
     finally:
+        closing_idle.cancel()
         await _drain(service, runner)
 
 

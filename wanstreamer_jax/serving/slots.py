@@ -10,21 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float, UInt8
-
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.media.picture import black
 from wanstreamer_jax.parallel.mesh import Devices
+from wanstreamer_jax.serving.placing import observation, place_agent
 from wanstreamer_jax.serving.world_file import Setting, make_start
-from wanstreamer_jax.stream.executables import beside_compilation_cache
 from wanstreamer_jax.stream.live import measure
 from wanstreamer_jax.stream.pace import Pace, Session
-from wanstreamer_jax.stream.placement import Placement, Split, Unified
-from wanstreamer_jax.stream.types import Observation
-from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS
+from wanstreamer_jax.timeline import UNIT_MS
 
 MOST_SLOTS = 16  # that are tried out; more must be asked for
 TRIED_UNITS = 8
@@ -55,7 +48,7 @@ class PlacementSlot:
 
     def __init__(self, agent: Agent, devices: Devices | None):
         self._agent = agent
-        self._placement = _place(agent, devices)
+        self._placement = place_agent(agent, devices)
         start = make_start(agent.config, agent.tokenizer, [Setting()], [0])
         self._nothing = observation(agent.config, None, None, [])
         self._placement.begin(start)
@@ -90,33 +83,10 @@ class PlacementSlot:
         return max(took_ms)
 
 
-def _place(agent: Agent, devices: Devices | None) -> Placement:
-    executables = beside_compilation_cache(agent.config)
-    if devices is None:
-        return Unified(agent.config, agent.params, None, executables)
-    return Split(agent.config, agent.params, devices, None, executables)
-
-
 def solver_choices(config: Config) -> list[int]:
     """Numbers of solver steps that a unit may be lived with: all, half of them, and so on down to one."""
     n = config.flow.solver_steps
     return [n >> shift for shift in range(n.bit_length())]
-
-
-def observation(
-    config: Config,
-    frames: UInt8[np.ndarray, "f H W 3"] | None,
-    samples: Float[np.ndarray, " n"] | None,
-    text: list[int],
-) -> Observation:
-    """What one user did in a unit; without frames darkness, without samples silence."""
-    if frames is None:
-        frames = np.stack([black(config.vision.picture)] * FRAMES_PER_UNIT)
-    samples = np.zeros(SAMPLES_PER_UNIT, np.float32) if samples is None else samples
-    ids = np.zeros((1, config.text.max_user), np.int32)
-    ids[0, : len(text)] = text
-    arrays = (ids, np.array([len(text)], np.int32), samples[None], frames[None])
-    return Observation(*(jnp.asarray(x) for x in arrays))
 
 
 def open_slots(make: Callable[[], PlacementSlot], wanted: int | None, tell: Callable[[str], None]) -> list[Slot]:

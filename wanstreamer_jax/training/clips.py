@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample, video_clip
 from wanstreamer_jax.data.dataset import DamagedRecordError
 from wanstreamer_jax.data.record import Record, to_float32
 from wanstreamer_jax.data.world import Session, Split, World, make_session
-from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT
+from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
+from wanstreamer_jax.training.config import Training
 
 Cut = Callable[[np.random.Generator, Session], Sample]
 
@@ -61,6 +63,11 @@ def cut_sound(
         places = [sound[start : start + n_samples] for start in rng.integers(0, len(sound) - n_samples + 1, PLACES)]
         clips.append(max(places, key=lambda clip: float(np.square(clip).sum())))
     return np.stack(clips)
+
+
+def seconds_of_sound(_config: Config, training: Training) -> float:
+    """How long the clips of a sample of sound are together."""
+    return training.weights.clips * training.weights.latents * SAMPLES_PER_AUDIO_LATENT / SAMPLE_RATE_HZ
 
 
 # ---- Recordings

@@ -18,7 +18,7 @@ from wanstreamer_jax.data.world.lexicon import AGENT_VOICE, Either, make_voice, 
 from wanstreamer_jax.data.world.performance import behave, pose
 from wanstreamer_jax.data.world.script import Line, Script
 from wanstreamer_jax.data.world.sound import agent_sound
-from wanstreamer_jax.data.world.speech import Voice, speak
+from wanstreamer_jax.data.world.speech import Voice
 from wanstreamer_jax.timeline import SAMPLES_PER_UNIT, UNIT_MS
 
 PLAY = Either(train=("Play {sound}.", "I want to hear {sound}."), heldout=("Let me hear {sound}.",))
@@ -91,7 +91,7 @@ def _said(rng: np.random.Generator, setting: Setting, voice: Voice) -> Line:
     """A sentence that is said when it has been typed."""
     text = make_sentence(rng, setting.split)
     start_ms = (setting.unit_typed(text) + 1) * UNIT_MS
-    line = Line(Who.AGENT, text, start_ms, start_ms + speak(text, voice).duration_ms, voice)
+    line = Line.whole(Who.AGENT, text, start_ms, voice)
     if line.end_ms > setting.last_ms:
         raise DoesNotFitError(f"{text!r} ends late")
     return line

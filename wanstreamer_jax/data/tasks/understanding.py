@@ -14,7 +14,7 @@ from wanstreamer_jax.data.world.camera import Look, Showing, film
 from wanstreamer_jax.data.world.lexicon import MAX_SHAPES, NUMBERS, Card, make_card, make_voice
 from wanstreamer_jax.data.world.script import Line
 from wanstreamer_jax.data.world.sound import Room
-from wanstreamer_jax.data.world.speech import Voice, speak
+from wanstreamer_jax.data.world.speech import Voice
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS
 
 OVER_MS = 480  # of quiet after a sound: nothing more belongs to it
@@ -127,7 +127,7 @@ def _somewhere(rng: np.random.Generator) -> tuple[float, float]:
 
 def _line(rng: np.random.Generator, setting: Setting, start_ms: int) -> Line:
     text, voice = make_sentence(rng, setting.split), make_voice(rng, setting.split)
-    return Line(Who.USER, text, start_ms, start_ms + speak(text, voice).duration_ms, voice)
+    return Line.whole(Who.USER, text, start_ms, voice)
 
 
 def _check_end(end_ms: int, setting: Setting) -> None:

@@ -40,6 +40,11 @@ class Line:
     end_ms: int
     voice: Voice
 
+    @classmethod
+    def whole(cls, who: Who, text: str, start_ms: int, voice: Voice) -> "Line":
+        """A text from its first to its last sound."""
+        return cls(who, text, start_ms, start_ms + speak(text, voice).duration_ms, voice)
+
     @property
     def words(self) -> list[Word]:
         """Its words, as far as they were said."""

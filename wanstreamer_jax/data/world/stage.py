@@ -16,7 +16,7 @@ from wanstreamer_jax.data.world.lexicon import (
     make_voice,
 )
 from wanstreamer_jax.data.world.script import Line, Script, Turn, Who, Word
-from wanstreamer_jax.data.world.speech import Voice, speak
+from wanstreamer_jax.data.world.speech import Voice
 
 ANSWER_MS = (160, 400)  # from the end of a question to the answer
 COMMENT_MS = (500, 900)  # from when a card has settled, and nobody has spoken, to the comment
@@ -80,7 +80,7 @@ class Stage:
     def say(self, who: Who, text: str, start_ms: int, voice: Voice | None = None) -> Line:
         """Somebody speaks."""
         voice = voice or (AGENT_VOICE if who is Who.AGENT else self.voice)
-        line = Line(who, text, start_ms, start_ms + speak(text, voice).duration_ms, voice)
+        line = Line.whole(who, text, start_ms, voice)
         self.lines.append(line)
         self.now_ms = max(self.now_ms, line.end_ms)
         return line

@@ -17,9 +17,9 @@ from wanstreamer_jax.data.clips import Sample
 from wanstreamer_jax.data.world import Session, Split, World
 from wanstreamer_jax.media.sound import write_wav
 from wanstreamer_jax.model import part
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT, Picture
+from wanstreamer_jax.timeline import Picture
 from wanstreamer_jax.training import pictures
-from wanstreamer_jax.training.clips import WorldClips, cut_sound, recorded_sound
+from wanstreamer_jax.training.clips import WorldClips, cut_sound, recorded_sound, seconds_of_sound
 from wanstreamer_jax.training.config import AudioVAEWeights, Training
 from wanstreamer_jax.training.recordings import recorded
 from wanstreamer_jax.training.sharding import AXES
@@ -187,10 +187,6 @@ def _cut(rng: np.random.Generator, session: Session, weights: AudioVAEWeights) -
     return {"clips": cut_sound(rng, sounds, weights.clips, weights.latents)}
 
 
-def _seconds(_config: Config, training: Training) -> float:
-    return training.weights.clips * training.weights.latents * SAMPLES_PER_AUDIO_LATENT / SAMPLE_RATE_HZ
-
-
 stage = Stage(
     name="audio_vae",
     parts=("audio_vae",),
@@ -204,5 +200,5 @@ stage = Stage(
     finish=finish,
     batch_axes=AXES,
     unit="s of sound",
-    units_per_sample=_seconds,
+    units_per_sample=seconds_of_sound,
 )

@@ -32,11 +32,10 @@ from wanstreamer_jax.data.world.lexicon import FAR_TALK, make_voice
 from wanstreamer_jax.data.world.phonemes import PHONEMES, SLOT, phoneme_track
 from wanstreamer_jax.data.world.script import Line, Script, Who
 from wanstreamer_jax.data.world.sound import Room, user_sound
-from wanstreamer_jax.data.world.speech import Voice, speak
 from wanstreamer_jax.model import part
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
+from wanstreamer_jax.timeline import AUDIO_LATENT_MS, SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
 from wanstreamer_jax.tokens import world_words
-from wanstreamer_jax.training.clips import HELDOUT_SEED
+from wanstreamer_jax.training.clips import HELDOUT_SEED, seconds_of_sound
 from wanstreamer_jax.training.config import HearingWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import AXES
@@ -45,7 +44,6 @@ from wanstreamer_jax.training.stages.sessions import world_tokenizer
 
 EARS = "ears"
 SLOTS_PER_TOKEN = SAMPLES_PER_AUDIO_LATENT // SLOT
-TOKEN_MS = SAMPLES_PER_AUDIO_LATENT * 1000 // SAMPLE_RATE_HZ
 LATE = 2  # slots between the end of a token and the end of what it tells
 SHARPNESS = 20.0  # of a fresh head, by which cosines are multiplied
 TINY = 1e-12
@@ -91,8 +89,8 @@ def told(
 ) -> tuple[jax.Array, Metrics]:
     """Mean cross-entropy of slots and of tokens, in nats."""
     del weights, key
-    terms = jax.tree.map(_nats, _scores(config, trainees, frozen, batch), _said(batch))._asdict()
-    return terms["phonemes"] + terms["words"], terms
+    terms = jax.tree.map(_nats, _scores(config, trainees, frozen, batch), _said(batch))
+    return terms.phonemes + terms.words, terms._asdict()
 
 
 def _nats(scores: Float[Array, "B T P"], said: Int[Array, "B T"]) -> jax.Array:
@@ -150,12 +148,13 @@ def measure(
 
     `words_surplus` are tokens with a word where none ends, by the number of words.
     """
-    loss, terms = told(config, weights, trainees, frozen, batch, key)
-    likeliest, said = jax.tree.map(_likeliest, _scores(config, trainees, frozen, batch)), _said(batch)
+    del weights, key
+    scores, said = _scores(config, trainees, frozen, batch), _said(batch)
+    terms, likeliest = jax.tree.map(_nats, scores, said), jax.tree.map(_likeliest, scores)
     right = jax.tree.map(lambda a, b: jnp.sum((a == b) & (b > 0)) / jnp.maximum(jnp.sum(b > 0), 1), likeliest, said)
     surplus = jnp.sum((likeliest.words > 0) & (said.words == 0)) / jnp.maximum(jnp.sum(said.words > 0), 1)
     shares = {"phonemes_right": right.phonemes, "words_right": right.words, "words_surplus": surplus}
-    return {"loss": loss} | terms | shares
+    return {"loss": terms.phonemes + terms.words} | terms._asdict() | shares
 
 
 def _likeliest(scores: Float[Array, "B T P"]) -> Int[Array, "B T"]:
@@ -248,7 +247,7 @@ def _word_track(ends: list[tuple[float, str]], n_tokens: int) -> Int32[np.ndarra
     """The place in `vocabulary` of the word that each token tells, from the ms at which words end."""
     track = np.zeros(n_tokens, np.int32)
     for end_ms, text in ends:
-        token = int(end_ms // TOKEN_MS) + 1
+        token = int(end_ms // AUDIO_LATENT_MS) + 1
         if token < n_tokens and _plain(text) in vocabulary():
             track[token] = vocabulary().index(_plain(text))
     return track
@@ -259,17 +258,13 @@ def _lines(rng: np.random.Generator, split: Split, clip_ms: int) -> tuple[Line, 
     voice, now_ms = make_voice(rng, split), int(rng.integers(0, 600))
     lines = []
     while now_ms < clip_ms:
-        line = _line(Who.USER, make_sentence(rng, split), now_ms, voice)
+        line = Line.whole(Who.USER, make_sentence(rng, split), now_ms, voice)
         lines.append(line)
         now_ms = line.end_ms + int(rng.integers(100, 700))
     if rng.random() < _FAR:
         far = FAR_TALK.pick(rng, split), int(rng.integers(clip_ms)), make_voice(rng, split)
-        lines.append(_line(Who.BACKGROUND, *far))
+        lines.append(Line.whole(Who.BACKGROUND, *far))
     return tuple(lines)
-
-
-def _line(who: Who, text: str, start_ms: int, voice: Voice) -> Line:
-    return Line(who, text, start_ms, start_ms + speak(text, voice).duration_ms, voice)
 
 
 def source(config: Config, training: Training, heldout: bool, data: Path | None) -> Source:
@@ -278,10 +273,6 @@ def source(config: Config, training: Training, heldout: bool, data: Path | None)
     if data is not None:
         raise TrainingError("--data: recordings do not tell phonemes; hearing learns from the synthetic world")
     return Talk(training.weights, Split.HELDOUT if heldout else Split.TRAIN, training.samples)
-
-
-def _seconds(_config: Config, training: Training) -> float:
-    return training.weights.clips * training.weights.latents * SAMPLES_PER_AUDIO_LATENT / SAMPLE_RATE_HZ
 
 
 stage = Stage(
@@ -297,5 +288,5 @@ stage = Stage(
     finish=finish,
     batch_axes=AXES,
     unit="s of sound",
-    units_per_sample=_seconds,
+    units_per_sample=seconds_of_sound,
 )
