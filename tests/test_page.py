@@ -114,16 +114,39 @@ def test_what_is_typed_is_answered_and_both_are_in_the_transcript(devices):
     assert on_a_page(devices, test) == "You: hello <b>there</b>"
 
 
+WATCH_BOTH = """
+  window.captured = []; window.drawn = [];
+  const note = (list, context, at) => list.push([context.getImageData(at, at, 1, 1).data[0], performance.now()]);
+  const camera = OffscreenCanvasRenderingContext2D.prototype, capture = camera.drawImage;
+  camera.drawImage = function (...rest) { capture.apply(this, rest); note(captured, this, this.canvas.height / 2); };
+  const agent = document.getElementById('agent').getContext('2d', {willReadFrequently: true});
+  const draw = agent.drawImage.bind(agent);
+  agent.drawImage = (...rest) => { draw(...rest); note(drawn, agent, 8); };
+"""
+
+
 def test_the_figures_agree_with_what_is_seen_from_outside(devices):
+    """The grey of a camera's picture is its number: when it was captured, and when the agent was seen to show it."""
+
     async def test(page, server):
         await begin(page)
         await page.click("#figures-button")
-        await asyncio.sleep(4)
-        return await page.eval("document.getElementById('figures-panel').innerText")
+        await page.eval(f"(() => {{ {WATCH_BOTH} }})()")
+        await asyncio.sleep(6)
+        seen = "JSON.stringify([captured, drawn, document.getElementById('figure-latency').textContent])"
+        return json.loads(await page.eval(seen))
 
-    texts = on_a_page(devices, test).split()
-    assert "signal" in texts
-    assert "\u2013" not in texts
+    captured, drawn, figure = on_a_page(devices, test)
+    delay_ms = np.median([shown_after_ms(np.array(captured), *picture) for picture in drawn[-100:]])
+    # A picture waits for the end of its unit, and then for its place in the answer: 160 ms together, less the up to
+    # 40 ms that the camera's last picture of a unit was taken before the end.
+    assert float(figure.split()[0]) == pytest.approx(delay_ms - 140, abs=20 if SECONDS else 60)
+
+
+def shown_after_ms(captured, level, at_ms):
+    """How long before it was shown a picture of this grey was captured."""
+    levels, times_ms = captured[(captured[:, 1] < at_ms) & (captured[:, 1] > at_ms - 2000)].T
+    return at_ms - times_ms[np.argmin(np.abs(levels - level))]
 
 
 def test_mute_end_and_again(devices):
