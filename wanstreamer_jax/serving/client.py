@@ -7,7 +7,6 @@ import asyncio
 import json
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +19,7 @@ from wanstreamer_jax.serving.pictures import BadPictureError, decode_picture
 from wanstreamer_jax.serving.recording import FolderRecorder
 from wanstreamer_jax.serving.service import GONE, TIME_LIMIT, WARNED_S, Seat, Service
 from wanstreamer_jax.serving.world_file import Setting
+from wanstreamer_jax.stream.live import WALL_CLOCK
 
 START_WITHIN_S = 10.0
 GOODBYE_S = 1.0
@@ -49,16 +49,24 @@ class Client(ABC):
         """Send a message; waits while the client is behind. Raises ConnectionError when it is gone."""
 
     @abstractmethod
-    def messages(self) -> AsyncIterator[Message]:
-        """What the client sends, until it is gone."""
+    async def receive(self) -> None:
+        """Have all messages of the client heard, until it is gone."""
+
+    def whole(self, message: Message) -> Message | None:
+        """The message that this one is the last part of; None when more are to come."""
+        return message
 
     @abstractmethod
     def media(self, out: UnitOut) -> list[bytes]:
         """Take a unit of the agent, in the conversation's thread; what of it are messages comes back."""
 
     @abstractmethod
-    def take_media(self, inbox: Inbox, media: wire.PictureIn | wire.SoundIn) -> None:
+    def take_media(self, inbox: Inbox, media: wire.MediaIn) -> None:
         """Deal with media that came as messages."""
+
+    @abstractmethod
+    def want(self, wish: wire.FormsIn | wire.KeyFrameIn) -> None:
+        """How the client wants what `media` returns, from the next unit on."""
 
     @abstractmethod
     async def close(self, ending: Ending) -> None:
@@ -74,9 +82,10 @@ class Client(ABC):
         others = [asyncio.create_task(work) for work in minding]
         try:
             ending = await asyncio.shield(self.seat.ending)  # a handler may be cancelled: the reason is not
-            with suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(2 * GOODBYE_S):
-                    await self._goodbye(ending, sender)
+            if ending != GONE:
+                with suppress(TimeoutError, ConnectionError):
+                    async with asyncio.timeout(2 * GOODBYE_S):
+                        await self._goodbye(ending, sender)
         finally:
             for task in (*others, sender):
                 task.cancel()
@@ -109,30 +118,41 @@ class Client(ABC):
 
     def _put(self, unit: Unit) -> None:
         self._outbox.put_unit(unit)
-        self.service.metrics.missed.inc(self._outbox.n_missed - self._n_missed)
-        self._n_missed = self._outbox.n_missed
+        if self._outbox.n_missed > self._n_missed:
+            self.service.metrics.missed.inc(self._outbox.n_missed - self._n_missed)
+            self._n_missed = self._outbox.n_missed
+            self.want(wire.KeyFrameIn())
 
     # ---- In
 
     async def _receive(self) -> None:
         try:
-            async for message in self.messages():
-                self._hear(message)
+            await self.receive()
+        finally:
             self.seat.end(GONE)
+
+    def hear(self, message: Message) -> None:
+        """Do as a message says."""
+        if self.seat.ending.done():
+            return
+        try:
+            self._hear(message)
         except Exception:  # noqa: BLE001 - a mistake of ours ends this conversation, and no other
             logger.exception("a message could not be dealt with")
             self.seat.end(FAILED)
 
     def _hear(self, message: Message) -> None:
         try:
-            if isinstance(message, str):
-                self._obey(wire.parse_json(message))
-            else:
-                self._take(wire.parse_binary(message))
+            whole = self.whole(message)
+            if isinstance(whole, str):
+                self._obey(wire.parse_json(whole))
+            elif whole is not None:
+                self._take(wire.parse_binary(whole))
         except wire.WireError as error:
-            self._refuse(error)
+            self.refuse(error)
 
-    def _refuse(self, error: wire.WireError) -> None:
+    def refuse(self, error: wire.WireError) -> None:
+        """Say what is wrong with a message; the client of too many is sent away."""
         self.service.metrics.wrong.labels(error.name).inc()
         self._n_wrong += 1
         self.say("error", name=error.name, message=str(error))
@@ -141,7 +161,7 @@ class Client(ABC):
 
     def _take(self, media: wire.BinaryIn) -> None:
         """Media: of the conversation, or of the world that it is to begin with."""
-        if isinstance(media, wire.PictureIn | wire.SoundIn):
+        if isinstance(media, wire.MediaIn):
             if self.inbox is None:
                 raise wire.WireError("not_started", "pictures and sound come after start")
             self.take_media(self.inbox, media)
@@ -154,11 +174,13 @@ class Client(ABC):
 
     def _obey(self, message: wire.JsonIn) -> None:
         if isinstance(message, wire.PingIn):
-            self.say("pong", time_ms=message.time_ms)
+            self.say("pong", time_ms=message.time_ms, server_ms=round(WALL_CLOCK.now_ms(), 1))
         elif isinstance(message, wire.StopIn):
             self.seat.end(STOPPED)
         elif isinstance(message, wire.StartIn):
             self._start(message)
+        elif isinstance(message, wire.FormsIn | wire.KeyFrameIn):
+            self.want(message)
         elif self._conversation is None:
             raise wire.WireError("not_started", "text comes after start")
         elif not self._conversation.type(message.text):
@@ -172,6 +194,7 @@ class Client(ABC):
             setting = setting._replace(persona=start.persona)
         seed = secrets.randbits(31) if start.seed is None else start.seed
         recorder = self._recorder(setting, seed) if start.record else None
+        self.want(start.forms)
         self.say("started", seed=seed, recorded=recorder is not None)
         plan = Plan(setting, seed, recorder)
         self._conversation = self.service.converse(self.seat, plan, self.transport, self._deliver)

@@ -8,7 +8,6 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-import av.error
 import numpy as np
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
@@ -106,8 +105,8 @@ def check_stream_picture(data: bytes) -> None:
     assert isinstance(head, VideoCodecContext)
     try:
         n_pictures = len(head.parse(data)) + len(head.parse(None))
-    except av.error.FFmpegError as error:
-        raise BadPictureError(f"a damaged picture: {error.strerror}") from error
+    except Exception as error:  # damaged heads raise whatever their reader does
+        raise BadPictureError(f"a damaged picture: {error}") from error
     if n_pictures != 1:
         raise BadPictureError(f"one H.264 picture a message, not {n_pictures}")
     if _SIZE.search(data) and not head.width:
@@ -119,8 +118,9 @@ def check_stream_picture(data: bytes) -> None:
 class PictureDecoder:
     """Pictures of one client, fitted into `picture`. After an error it waits for a key frame."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Picture, codec: str = "h264") -> None:
         self._fitter = Fitter(picture, Fraction(1))
+        self._name = codec
         self._codec: VideoCodecContext | None = None
 
     @property
@@ -141,12 +141,12 @@ class PictureDecoder:
         if self._codec is None:
             if not picture.key:
                 return None
-            self._codec = _decoder()
+            self._codec = _decoder(self._name)
         try:
             frames = self._codec.decode(Packet(picture.data))
             self._check(frames)
             return self._fitter(frames[-1]) if frames else None
-        except (av.error.FFmpegError, BadPictureError) as error:
+        except Exception as error:  # damaged streams raise whatever their decoder does
             self._codec = None
             raise BadPictureError(f"a picture that cannot be decoded: {error}") from error
 
@@ -159,8 +159,8 @@ class PictureDecoder:
                 raise BadPictureError(f"{frame.width}x{frame.height} pixels, {LARGEST_SIDE} a side at most")
 
 
-def _decoder() -> VideoCodecContext:
-    codec = VideoCodecContext.create("h264", "r")
+def _decoder(name: str) -> VideoCodecContext:
+    codec = VideoCodecContext.create(name, "r")
     assert isinstance(codec, VideoCodecContext)
     codec.thread_count = 1
     codec.options = dict(_H264)
@@ -226,8 +226,8 @@ class SoundDecoder:
         """
         try:
             frames = self._codec.decode(Packet(packet))
-        except av.error.FFmpegError as error:
-            raise BadSoundError(f"an Opus packet that cannot be decoded: {error.strerror}") from error
+        except Exception as error:  # damaged packets raise whatever their decoder does
+            raise BadSoundError(f"an Opus packet that cannot be decoded: {error}") from error
         if not frames:
             raise BadSoundError("an Opus packet without sound")
         decoded = [frame.to_ndarray().reshape(-1) for frame in frames]

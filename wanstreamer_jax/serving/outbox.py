@@ -4,6 +4,8 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
+from wanstreamer_jax.serving import wire
+
 Message = bytes | str  # binary or JSON
 
 MOST_UNITS = 3  # that wait
@@ -26,13 +28,18 @@ class Outbox:
         self._words: deque[str] = deque(maxlen=MOST_MESSAGES)
         self._filled = asyncio.Event()
         self._is_open = True
+        self._has_gap = False  # before the pictures that are sent next
 
     def put_unit(self, unit: Unit) -> None:
-        """Have a unit sent; the oldest one that waits loses its media when too many do."""
+        """Have a unit sent; the oldest one that waits loses its media when too many do.
+
+        Pictures that cannot be decoded without those that were lost are not sent either.
+        """
         self._units.append(unit)
         if len(self._units) > MOST_UNITS:
             self._words.extend(self._units.popleft().words)
             self.n_missed += 1
+            self._has_gap = True
         self._filled.set()
 
     def put(self, words: str) -> None:
@@ -56,5 +63,10 @@ class Outbox:
         self._words.clear()
         if self._units:
             unit = self._units.popleft()
-            messages += [*unit.words, *unit.media]
+            messages += [*unit.words, *(message for message in unit.media if self._is_decodable(message))]
         return messages
+
+    def _is_decodable(self, message: bytes) -> bool:
+        if message[0] == wire.KEY_PICTURE:
+            self._has_gap = False
+        return not (self._has_gap and message[0] == wire.NEXT_PICTURE)

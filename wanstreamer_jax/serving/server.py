@@ -210,6 +210,7 @@ def _facts(service: Service, opened: Opened) -> dict[str, Any]:
         "video_fps": VIDEO_FPS,
         "sample_rate_hz": SAMPLE_RATE_HZ,
         "unit_ms": UNIT_MS,
+        "forms": {"pictures": wire.PICTURE_FORMS, "sound": wire.SOUND_FORMS},  # taken, and given
         "time_limit_s": service.rules.time_limit_s,
         "records": service.rules.recordings is not None,
         "limits": {

@@ -9,18 +9,22 @@ Whatever is wrong with a message has a name, and is found before anything is dec
 import json
 import math
 import struct
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
 
 from wanstreamer_jax.media.sound import FULL_SCALE
+from wanstreamer_jax.serving.codecs import BadSoundError, StreamPicture, check_packet, check_stream_picture
 from wanstreamer_jax.serving.pictures import LARGEST_PORTRAIT_SIDE, BadPictureError, check_picture
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
 
 PROTOCOL = "wan-streamer.v1"  # the subprotocol of the WebSocket
 
 PICTURE, SOUND, PORTRAIT, VOICE = 1, 2, 3, 4  # kinds
+KEY_PICTURE, NEXT_PICTURE, PACKET = 5, 6, 7  # compressed: H.264, without and with need of those before; Opus
 HEADER = struct.Struct("<Bd")
 
 MOST_MESSAGE_BYTES = 1 << 20
@@ -29,7 +33,9 @@ MOST_TEXT = 2000  # characters of a message or a persona
 MOST_SOUND_S, MOST_VOICE_S = 1.0, 10.0
 MOST_PICTURE_BYTES = 1 << 19
 LATEST_MS = 2.0**43  # centuries: a time beyond is none
+MOST_PACKET_BYTES = 1 << 13
 PORTRAIT_FORMATS = ("JPEG", "PNG", "WEBP")
+PICTURE_FORMS, SOUND_FORMS = ("jpeg", "h264"), ("pcm", "opus")  # the first of each is the default
 
 
 class WireError(ValueError):
@@ -54,6 +60,20 @@ class SoundIn(NamedTuple):
     samples: Float32[np.ndarray, " n"]
 
 
+class StreamPictureIn(NamedTuple):
+    """A picture of the user, compressed."""
+
+    time_ms: float
+    picture: StreamPicture
+
+
+class PacketIn(NamedTuple):
+    """Sound of the user, compressed; the time is that of the first sample it is decoded to."""
+
+    time_ms: float
+    data: bytes
+
+
 class PortraitIn(NamedTuple):
     """What the agent is to look like; before `start`."""
 
@@ -66,12 +86,24 @@ class VoiceIn(NamedTuple):
     samples: Float32[np.ndarray, " n"]
 
 
+class FormsIn(NamedTuple):
+    """How the client wants its media; asked for at the start, and at any time after."""
+
+    pictures: str = PICTURE_FORMS[0]
+    sound: str = SOUND_FORMS[0]
+
+
+class KeyFrameIn(NamedTuple):
+    """The next picture is to be one that needs none before it."""
+
+
 class StartIn(NamedTuple):
     """Begin the conversation."""
 
     persona: str
     seed: int | None
     record: bool
+    forms: FormsIn
 
 
 class TextIn(NamedTuple):
@@ -90,8 +122,9 @@ class StopIn(NamedTuple):
     """End the conversation."""
 
 
-BinaryIn = PictureIn | SoundIn | PortraitIn | VoiceIn
-JsonIn = StartIn | TextIn | PingIn | StopIn
+MediaIn = PictureIn | SoundIn | StreamPictureIn | PacketIn
+BinaryIn = MediaIn | PortraitIn | VoiceIn
+JsonIn = StartIn | TextIn | PingIn | StopIn | FormsIn | KeyFrameIn
 
 
 def parse_binary(data: bytes) -> BinaryIn:
@@ -106,15 +139,15 @@ def parse_binary(data: bytes) -> BinaryIn:
     payload = data[HEADER.size :]
     if not (math.isfinite(time_ms) and abs(time_ms) < LATEST_MS):
         raise WireError("bad_time", f"a media time of {time_ms} ms")
-    if kind == PICTURE:
-        return PictureIn(time_ms, _picture(payload))
-    if kind == SOUND:
-        return SoundIn(time_ms, _sound(payload, MOST_SOUND_S))
-    if kind == PORTRAIT:
-        return PortraitIn(_portrait(payload))
-    if kind == VOICE:
-        return VoiceIn(_sound(payload, MOST_VOICE_S))
-    raise WireError("unknown_kind", f"kind {kind}: 1 is a picture, 2 sound, 3 a portrait, 4 a voice")
+    parse = _PARSERS.get(kind)
+    if parse is None:
+        raise WireError("unknown_kind", f"kind {kind}: {_KINDS}")
+    try:
+        return parse(time_ms, payload)
+    except BadPictureError as error:
+        raise WireError("bad_picture", str(error)) from error
+    except BadSoundError as error:
+        raise WireError("bad_sound", str(error)) from error
 
 
 def parse_json(text: str) -> JsonIn:
@@ -140,7 +173,11 @@ def parse_json(text: str) -> JsonIn:
         return PingIn(**_fields(fields, time_ms=_time))
     if kind == "stop":
         return StopIn(**_fields(fields))
-    raise WireError("unknown_type", 'unknown "type": there are start, text, ping and stop')
+    if kind == "forms":
+        return _forms(fields)
+    if kind == "key_frame":
+        return KeyFrameIn(**_fields(fields))
+    raise WireError("unknown_type", 'unknown "type": there are start, text, ping, forms, key_frame and stop')
 
 
 def pack(kind: int, time_ms: float, payload: bytes) -> bytes:
@@ -153,37 +190,73 @@ def pcm16(samples: Float[np.ndarray, " n"]) -> bytes:
     return np.round(np.clip(samples, -1, 1) * FULL_SCALE).astype("<i2").tobytes()
 
 
-def _picture(payload: bytes) -> bytes:
+def _picture(time_ms: float, payload: bytes) -> PictureIn:
+    _check_size(payload)
+    check_picture(payload)
+    return PictureIn(time_ms, payload)
+
+
+def _stream_picture(time_ms: float, payload: bytes, *, key: bool) -> StreamPictureIn:
+    _check_size(payload)
+    check_stream_picture(payload)
+    return StreamPictureIn(time_ms, StreamPicture(payload, key))
+
+
+def _check_size(payload: bytes) -> None:
     if len(payload) > MOST_PICTURE_BYTES:
-        raise WireError("bad_picture", f"a picture of {len(payload)} bytes: {MOST_PICTURE_BYTES} at most")
-    try:
-        check_picture(payload)
-    except BadPictureError as error:
-        raise WireError("bad_picture", str(error)) from error
-    return payload
+        raise BadPictureError(f"a picture of {len(payload)} bytes: {MOST_PICTURE_BYTES} at most")
 
 
-def _portrait(payload: bytes) -> bytes:
-    try:
-        check_picture(payload, LARGEST_PORTRAIT_SIDE, PORTRAIT_FORMATS)
-    except BadPictureError as error:
-        raise WireError("bad_picture", str(error)) from error
-    return payload
+def _packet(time_ms: float, payload: bytes) -> PacketIn:
+    if len(payload) > MOST_PACKET_BYTES:
+        raise BadSoundError(f"an Opus packet of {len(payload)} bytes: {MOST_PACKET_BYTES} at most")
+    check_packet(payload)
+    return PacketIn(time_ms, payload)
 
 
-def _sound(payload: bytes, most_s: float) -> Float32[np.ndarray, " n"]:
+def _portrait(_time_ms: float, payload: bytes) -> PortraitIn:
+    check_picture(payload, LARGEST_PORTRAIT_SIDE, PORTRAIT_FORMATS)
+    return PortraitIn(payload)
+
+
+def _sound(time_ms: float, payload: bytes) -> SoundIn:
+    return SoundIn(time_ms, _samples(payload, MOST_SOUND_S))
+
+
+def _voice(_time_ms: float, payload: bytes) -> VoiceIn:
+    return VoiceIn(_samples(payload, MOST_VOICE_S))
+
+
+def _samples(payload: bytes, most_s: float) -> Float32[np.ndarray, " n"]:
     n_samples, odd = divmod(len(payload), 2)
     if odd or not 0 < n_samples <= most_s * SAMPLE_RATE_HZ:
-        raise WireError(
-            "bad_sound",
-            f"sound of {len(payload)} bytes: 16-bit samples, {SAMPLE_RATE_HZ} a second, for {most_s:g} s at most",
+        raise BadSoundError(
+            f"sound of {len(payload)} bytes: 16-bit samples, {SAMPLE_RATE_HZ} a second, for {most_s:g} s at most"
         )
     return np.frombuffer(payload, "<i2").astype(np.float32) / (FULL_SCALE + 1)
 
 
+_PARSERS: dict[int, Callable[[float, bytes], BinaryIn]] = {
+    PICTURE: _picture,
+    SOUND: _sound,
+    PORTRAIT: _portrait,
+    VOICE: _voice,
+    KEY_PICTURE: partial(_stream_picture, key=True),
+    NEXT_PICTURE: partial(_stream_picture, key=False),
+    PACKET: _packet,
+}
+_KINDS = "1 and 2 are a picture and sound, 3 and 4 a portrait and a voice, 5 to 7 H.264 and Opus"
+
+
 def _start(fields: dict[str, Any]) -> StartIn:
+    forms = _forms({name: fields.pop(name) for name in FormsIn._fields if name in fields})
     given = _fields({"persona": "", "seed": None, "record": False} | fields, persona=_text, seed=_seed, record=_flag)
-    return StartIn(**given)
+    return StartIn(**given, forms=forms)
+
+
+def _forms(fields: dict[str, Any]) -> FormsIn:
+    given = FormsIn()._asdict() | fields
+    return FormsIn(**_fields(given, pictures=_one_of(PICTURE_FORMS), sound=_one_of(SOUND_FORMS)))
 
 
 def _fields(fields: dict[str, Any], **checks: Any) -> dict[str, Any]:
@@ -213,6 +286,15 @@ def _seed(name: str, value: Any) -> int | None:
     if value is None or (type(value) is int and 0 <= value < 2**31):
         return value
     raise WireError("bad_field", f"{name} is to be an integer of 31 bits")
+
+
+def _one_of(forms: tuple[str, ...]) -> Callable[[str, Any], str]:
+    def check(name: str, value: Any) -> str:
+        if value not in forms:
+            raise WireError("bad_field", f"{name} is to be {' or '.join(forms)}")
+        return value
+
+    return check
 
 
 def _flag(name: str, value: Any) -> bool:
