@@ -1,12 +1,14 @@
-"""Talk to an agent in the browser (`python serve.py`), or stream a media file through one (with `--input`)."""
+"""Talk to an agent in the browser (`python serve.py`), or stream a media file through one (with `--input`).
+
+What was recorded can be lived again, bit for bit (with `--replay`).
+"""
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 
@@ -15,10 +17,14 @@ from wanstreamer_jax.compilations import remember_compilations
 from wanstreamer_jax.parallel.mesh import Devices, automatic_ranks, choose_devices
 from wanstreamer_jax.presets import load_preset
 from wanstreamer_jax.serving.media_file import Job, stream_file
+from wanstreamer_jax.serving.replay.reading import open_recording
+from wanstreamer_jax.serving.replay.run import ReplayJob, replay
 from wanstreamer_jax.serving.world_file import Setting, read_setting
 from wanstreamer_jax.stream.worker import StepError
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+DIFFERENT, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+OF_A_FILE = ("output", "report", "record", "record_text", "trace")
+KNOWN_TO_A_REPLAY = ("input", "world", "solver_steps", "record", "record_text", "trace", "recordings")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,6 +46,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--devices", type=device_list, metavar="I,J,..", help="indices of devices: the thinker's, then the performer's")
     _add_server_options(parser.add_argument_group("a live server").add_argument)
     _add_file_options(parser.add_argument_group("a media file").add_argument)
+    parser.add_argument_group("a recorded conversation").add_argument(
+        "--replay",
+        type=Path,
+        metavar="FILE",
+        help="live again what --record, or a server with --recordings, has recorded: 0 when all of it is bit-equal, 1 "
+        "when something differs; with --output and --report",
+    )
     return parser.parse_args(argv)
 
 
@@ -60,6 +73,9 @@ def _add_file_options(add: Callable[..., object]) -> None:
     add("--input", type=Path, metavar="FILE", help="what the user did: any media file")
     add("--output", type=Path, metavar="FILE", help="the reply: MP4, 25 frames/s, 24,000 samples/s")
     add("--report", type=Path, metavar="FILE", help="JSON: latencies in ms, late units, memory in bytes, text")
+    add(
+        "--record", type=Path, metavar="FILE", help="all that --replay needs, in one file: what was seen and heard, too"
+    )
     add("--record-text", type=Path, metavar="FILE", help="what the agent writes, as WebVTT subtitles")
     add("--trace", type=Path, metavar="FILE", help="a timeline of every step, to be opened in Perfetto")
     add("--seed", type=int, default=0, help="of noise and sampled text: one seed, one conversation")
@@ -72,9 +88,7 @@ def open_agent(args: argparse.Namespace) -> Agent:
     else:
         agent = init_agent(load_preset(args.preset), seed=0)
         print(f"no --agent given: this {args.preset} agent is untrained, and says and shows noise", file=sys.stderr)
-    if args.solver_steps is None:
-        return agent
-    return dataclasses.replace(agent, config=agent.config.with_solver_steps(args.solver_steps))
+    return agent.with_solver_steps(args.solver_steps)
 
 
 def device_list(text: str) -> list[int]:
@@ -106,8 +120,28 @@ def stream(args: argparse.Namespace) -> int:
     agent = open_agent(args)
     setting = read_setting(args.world, agent.config) if args.world else Setting()
     devices = place(args, agent.config.transformer.kv_heads)
-    job = Job(args.input, args.output, args.report, args.record_text, args.trace, args.seed, devices)
+    job = Job(args.input, args.output, args.report, args.record_text, args.trace, args.record, args.seed, devices)
     return 0 if stream_file(agent, job, setting) else INTERRUPTED
+
+
+def live_again(args: argparse.Namespace) -> int:
+    """Replay a recorded conversation; returns the exit code."""
+    if known := [name for name in KNOWN_TO_A_REPLAY if getattr(args, name) is not None]:
+        raise ValueError(f"--{known[0].replace('_', '-')} does not go with --replay, which does what was done then")
+    recording = open_recording(args.replay)
+    agent = open_agent(args)
+    devices = place_again(args, recording.header["machine"], agent.config.transformer.kv_heads)
+    return 0 if replay(agent, recording, ReplayJob(args.output, args.report, devices)) else DIFFERENT
+
+
+def place_again(args: argparse.Namespace, recorded: dict[str, Any], kv_heads: int) -> Devices | None:
+    """The devices of a replay: where --placement says, and else as many as were recorded; raises as `place` does."""
+    ranks = recorded.get("performer_ranks")
+    if args.placement != "auto":
+        return place(args, kv_heads)
+    if type(ranks) is not int or ranks < 1:
+        return None
+    return choose_devices(ranks, kv_heads, args.devices)
 
 
 def converse(args: argparse.Namespace) -> int:
@@ -116,7 +150,9 @@ def converse(args: argparse.Namespace) -> int:
         from wanstreamer_jax.serving.live_server import Options, serve_live
     except ImportError as error:
         raise ValueError(f"{error}: a live server needs pip install 'wanstreamer-jax[serve]'") from error
-    if unused := [name for name in ("output", "report", "record_text", "trace") if getattr(args, name) is not None]:
+    if unused := [
+        name for name in ("output", "report", "record", "record_text", "trace") if getattr(args, name) is not None
+    ]:
         raise ValueError(f"--{unused[0].replace('_', '-')} goes with --input")
     options = Options(
         host=args.host,
@@ -140,6 +176,8 @@ def main() -> int:
     args = parse_args()
     remember_compilations()
     try:
+        if args.replay is not None:
+            return live_again(args)
         return converse(args) if args.input is None else stream(args)
     except (ValueError, StepError) as error:  # bad input of any kind; its message says what, where and what to do
         print(f"serve.py: {error}", file=sys.stderr)

@@ -332,7 +332,7 @@ def test_unloaded_every_reply_is_shown_as_it_is():
         np.testing.assert_array_equal(s.frames, reply(s.unit).frames)
         start = 0 if s.unit else FADE_SAMPLES
         np.testing.assert_array_equal(s.samples[:, start:], reply(s.unit).samples[:, start:])
-    assert loop.counters == (10, 0, 0, 0, 0.0, 0.0)
+    assert loop.counters == (10, 0, 0, 0, 0, 0.0, 0.0)
 
 
 def test_load_that_fewer_solver_steps_can_carry_skips_nothing():

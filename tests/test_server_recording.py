@@ -25,6 +25,7 @@ from wanstreamer_jax.media import open_media
 from wanstreamer_jax.serving.conversation import UnitOut
 from wanstreamer_jax.serving.inbox import Losses, Seen
 from wanstreamer_jax.serving.recording import FolderRecorder, spoken
+from wanstreamer_jax.serving.replay.reading import open_recording
 from wanstreamer_jax.serving.service import Rules
 from wanstreamer_jax.serving.world_file import Setting
 from wanstreamer_jax.stream.pace import Counters
@@ -113,8 +114,10 @@ def test_a_conversation_is_recorded_when_its_user_wants_that_and_the_server_may(
             return (await heard_from(ws, of_type("error")))[-1]["name"]
 
     assert asyncio.run(run()) == "no_recording"
-    (folder,) = tmp_path.iterdir()
+    folder, tape = sorted(tmp_path.iterdir())
     assert problems_of(folder) == []
+    assert tape.name == f"{folder.name}.json"
+    assert open_recording(tape).n_replies > 3
 
 
 def test_a_full_disk_costs_the_conversation_nothing(tmp_path, monkeypatch):
@@ -131,4 +134,4 @@ def test_a_full_disk_costs_the_conversation_nothing(tmp_path, monkeypatch):
             return await server.until_free()
 
     asyncio.run(run())
-    assert list(tmp_path.iterdir()) == []
+    assert [path.is_dir() for path in tmp_path.iterdir()] == [False]  # what can be replayed was written

@@ -58,6 +58,12 @@ class Agent:
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # a summary, in JSON's types
     sources: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # public checkpoints by family, see `convert`
 
+    def with_solver_steps(self, solver_steps: int | None) -> "Agent":
+        """The same agent with another number of solver steps; None leaves it its own."""
+        if solver_steps is None:
+            return self
+        return dataclasses.replace(self, config=self.config.with_solver_steps(solver_steps))
+
 
 def init_agent(config: Config, seed: int) -> Agent:
     """An untrained agent with a tokenizer of words or bytes; the same seed gives the same one."""

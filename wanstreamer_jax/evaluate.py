@@ -10,7 +10,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from wanstreamer_jax.agent import Agent, load_agent
+from wanstreamer_jax.agent import load_agent
 from wanstreamer_jax.compilations import remember_compilations
 from wanstreamer_jax.evaluation.layouts import LAYOUTS
 from wanstreamer_jax.evaluation.output import Places, make_report, open_output
@@ -89,14 +89,6 @@ def chosen_places(args: argparse.Namespace) -> Places:
     return Places(args.output, args.overwrite, args.keep, [(name, Path(folder)) for name, folder in args.layout])
 
 
-def open_agent(args: argparse.Namespace) -> Agent:
-    """The agent, with the options applied; ValueError when it cannot be used."""
-    agent = load_agent(args.agent)
-    if args.solver_steps is None:
-        return agent
-    return dataclasses.replace(agent, config=agent.config.with_solver_steps(args.solver_steps))
-
-
 def check_extras() -> None:
     """ValueError when what only an evaluation needs is not installed: before hours of work, not after."""
     try:
@@ -110,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     """Run and write an evaluation; ValueError in one sentence when something does not fit."""
     job, places = chosen_job(args), chosen_places(args)
     check_extras()
-    agent = open_agent(args)
+    agent = load_agent(args.agent).with_solver_steps(args.solver_steps)
     with open_output(places) as output:
         results = evaluate(agent, job, output.keep)
         report = make_report(args.agent, agent.config, job, results)

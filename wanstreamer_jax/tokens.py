@@ -9,6 +9,7 @@ A token is bytes, not characters: one character may be spread over several token
 """
 
 import codecs
+import hashlib
 import json
 from collections.abc import Iterable
 from importlib import resources
@@ -60,6 +61,11 @@ class Tokenizer:
     def save(self, path: Path | str) -> None:
         """Write the `tokenizer.json` that `load` reads, as it was read."""
         Path(path).write_text(self._text, encoding="utf-8")
+
+    @property
+    def sha256(self) -> str:
+        """Of the text that it was read from, in hexadecimal."""
+        return hashlib.sha256(self._text.encode(errors="replace")).hexdigest()
 
     def check_fits(self, config: Config) -> None:
         """Raise ValueError unless the model has an embedding for every entry, and <unit_end> one of its own."""

@@ -20,7 +20,7 @@ class PendingFile:
         Raises:
             MediaError: it cannot. Nothing has been written.
         """
-        _check(path, source)
+        check_place(path, source)
         self.path = path.resolve()  # a link stays, what it points to is replaced
         self.part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
         try:
@@ -64,7 +64,8 @@ class Output(AbstractContextManager[Writer]):
             self.discard()
 
 
-def _check(path: Path, source: Path | None) -> None:
+def check_place(path: Path, source: Path | None) -> None:
+    """Raise MediaError when a file cannot be written there, or is `source`, which is being read."""
     if path.is_dir():
         raise MediaError(path, "is a folder", "name a file in it")
     if not path.parent.is_dir():

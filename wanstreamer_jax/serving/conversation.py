@@ -12,14 +12,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wanstreamer_jax.agent import Agent
-from wanstreamer_jax.config import Config
-from wanstreamer_jax.media.picture import black
 from wanstreamer_jax.serving.inbox import Inbox, Losses, Seen
 from wanstreamer_jax.serving.placing import observation
 from wanstreamer_jax.serving.slots import Slot
-from wanstreamer_jax.serving.world_file import Setting
+from wanstreamer_jax.serving.world_file import Setting, opening_screen
 from wanstreamer_jax.stream.live import WALL_CLOCK, Live
-from wanstreamer_jax.stream.pace import Counters, Screen, Session, Shown, complete_ms, first_screen
+from wanstreamer_jax.stream.pace import Counters, Session, Shown, complete_ms
 from wanstreamer_jax.stream.placement import HistoryFullError, Reply
 from wanstreamer_jax.stream.types import Observation
 from wanstreamer_jax.tokens import TextStream
@@ -80,12 +78,6 @@ class Plan(NamedTuple):
     setting: Setting
     seed: int
     recorder: Recorder | None = None
-
-
-def opening_screen(config: Config, setting: Setting) -> Screen:
-    """What is shown before there is a reply: the portrait, or darkness."""
-    portrait = setting.portrait
-    return first_screen((black(config.picture) if portrait is None else portrait)[None])
 
 
 class Conversation:

@@ -11,6 +11,7 @@ from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.parallel.mesh import Devices
 from wanstreamer_jax.serving.access import Access
 from wanstreamer_jax.serving.log import log_json_lines
+from wanstreamer_jax.serving.replay.origin import weights
 from wanstreamer_jax.serving.server import Address, run_server, tls_context
 from wanstreamer_jax.serving.service import Opened, Rules
 from wanstreamer_jax.serving.slots import PlacementSlot, open_slots
@@ -80,6 +81,8 @@ def _open(
 ) -> Opened:
     tell("loading the agent")
     agent = open_agent()
+    if options.recordings is not None:
+        weights(agent)  # read now, and not while somebody talks
     setting = read_setting(options.world, agent.config) if options.world else Setting()
     make_start(agent.config, agent.tokenizer, [setting], [0])  # a persona that is too long is found out here
     devices = place(agent.config.transformer.kv_heads)

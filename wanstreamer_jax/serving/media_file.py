@@ -16,12 +16,14 @@ from typing import Any
 from tqdm import tqdm
 
 from wanstreamer_jax.agent import Agent
-from wanstreamer_jax.media.output import PendingFile
+from wanstreamer_jax.media.output import PendingFile, check_place
 from wanstreamer_jax.media.reader import MediaReader, MediaUnit, open_media
 from wanstreamer_jax.media.subtitles import SubtitleWriter
 from wanstreamer_jax.media.writer import MediaWriter
 from wanstreamer_jax.parallel.mesh import Devices
 from wanstreamer_jax.serving.placing import observation, place_agent
+from wanstreamer_jax.serving.replay.records import RecordWriter
+from wanstreamer_jax.serving.replay.tape import FILE, open_writer, recorded
 from wanstreamer_jax.serving.report import CompileCounter, Latencies
 from wanstreamer_jax.serving.world_file import Setting, make_start
 from wanstreamer_jax.stream.placement import HistoryFullError, Placement, Reply
@@ -40,6 +42,7 @@ class Job:
     report: Path | None = None
     subtitles: Path | None = None
     trace: Path | None = None
+    recording: Path | None = None  # for a replay
     seed: int = 0
     devices: Devices | None = None  # None: thinker and performer share one
 
@@ -53,6 +56,8 @@ def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
         StepError: a step raised or stalled. No output is left behind.
     """
     config = agent.config
+    if job.recording:
+        check_place(job.recording, job.source)
     with ExitStack() as stack:
         media = stack.enter_context(open_media(job.source, config.vision.picture))
         writer = stack.enter_context(MediaWriter(job.reply, config.picture, job.source))
@@ -63,9 +68,14 @@ def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
         stack.callback(placement.close)
         compiled = _warmed_up(agent, placement, setting, job.seed)
         stack.callback(compiled.close)
-        run = _Run(agent, placement, compiled)
+        recording = _recording(agent, job, setting, placement)
+        if recording:
+            stack.callback(recording.close)
+        run = _Run(agent, placement, compiled, recording)
         events.clear()
         finished = _live_through(run, media, writer, subtitles)
+        if recording and finished:
+            recording.end()
         said = run.report(media)
         if report:
             report.part.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -84,6 +94,13 @@ def _pending(stack: ExitStack, path: Path | None, source: Path) -> PendingFile |
     pending = PendingFile(path, source)
     stack.callback(pending.discard)
     return pending
+
+
+def _recording(agent: Agent, job: Job, setting: Setting, placement: Placement) -> RecordWriter | None:
+    """A replay file, which is there from the beginning: it is wanted most when a session breaks off."""
+    if job.recording is None:
+        return None
+    return open_writer(job.recording, FILE, agent, setting, job.seed, placement)
 
 
 def _warmed_up(agent: Agent, placement: Placement, setting: Setting, seed: int) -> CompileCounter:
@@ -120,8 +137,9 @@ def _live_through(run: "_Run", media: MediaReader, writer: MediaWriter, subtitle
 class _Run:
     """One session over a recording, and what is to be said of it."""
 
-    def __init__(self, agent: Agent, placement: Placement, compiled: CompileCounter):
+    def __init__(self, agent: Agent, placement: Placement, compiled: CompileCounter, recording: RecordWriter | None):
         self._agent = agent
+        self._recording = recording
         self._placement = placement
         self._compiled = compiled
         self._latencies = Latencies()
@@ -138,7 +156,8 @@ class _Run:
                 waiting.append(unit)
                 yield observation(self._agent.config, unit.frames, unit.samples, [])
 
-        for reply in self._placement.stream(seen()):
+        replies = recorded(self._placement, seen(), self._recording) if self._recording else None
+        for reply in replies or self._placement.stream(seen()):
             yield waiting.popleft(), reply
 
     def settle(self) -> None:

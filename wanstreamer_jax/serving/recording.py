@@ -1,4 +1,6 @@
-"""A conversation kept as a session folder (docs/data.md): what can be validated, looked at, replayed and trained on.
+"""A conversation kept as a session folder (docs/data.md): what can be validated, looked at and trained on.
+
+Beside the folder, under its name with `.json`, lies what it takes to live the conversation again (`replay`).
 
 Unit k of the user and unit k of the agent lie in the same 160 ms of both films, as in training; live, the agent's was
 seen a unit and the agent's latency later.
@@ -26,7 +28,9 @@ from wanstreamer_jax.media.writer import MediaWriter
 from wanstreamer_jax.serving.conversation import UnitOut
 from wanstreamer_jax.serving.inbox import Seen
 from wanstreamer_jax.serving.log import logger, say
+from wanstreamer_jax.serving.replay.tape import Displayed, Tape
 from wanstreamer_jax.serving.world_file import Setting
+from wanstreamer_jax.stream.pace import Session
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS
 
 MOST_WAITING = 512  # units of either side that a slow disk may be behind
@@ -46,8 +50,13 @@ class FolderRecorder:
         self._is_behind = False
         self._about: dict[str, Any] = {"licence": licence, "seed": seed}
         self._agent, self._setting = agent, setting
+        self._tape = Tape(self.folder.with_name(f"{self.folder.name}.json"), agent, setting, seed)
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
         self._thread.start()
+
+    def watch(self, session: Session) -> Session:
+        """The session that lives, of which everything is kept that it takes to live it again."""
+        return self._tape.watch(session)
 
     def user(self, seen: Seen) -> None:
         """The user's next unit."""
@@ -56,6 +65,8 @@ class FolderRecorder:
     def agent(self, out: UnitOut) -> None:
         """The agent's next unit."""
         self._put(out)
+        shown = (out.unit, out.frames, out.samples, out.text, out.concealed, out.counters.missed)
+        self._tape.put(Displayed(*shown))
 
     def typed(self, text: str) -> None:
         """What the user typed, in the unit that comes next."""
@@ -64,6 +75,7 @@ class FolderRecorder:
     def finish(self) -> None:
         """Write the folder; returns when it is there."""
         self._items.put(None)
+        self._tape.finish()
         self._thread.join()
 
     def _put(self, item: Item) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.media.picture import black
 from wanstreamer_jax.media.reader import open_media
+from wanstreamer_jax.stream.pace import Screen, first_screen
 from wanstreamer_jax.stream.placement import Start, start_angles
 from wanstreamer_jax.stream.world import World
 from wanstreamer_jax.timeline import SAMPLES_PER_AUDIO_LATENT, SAMPLES_PER_UNIT
@@ -56,6 +58,12 @@ def _fields(path: Path) -> dict[str, str]:
     if unknown := sorted(fields.keys() - FIELDS):
         raise ValueError(f"{path}: unknown field {', '.join(unknown)}; there are {', '.join(sorted(FIELDS))}")
     return fields
+
+
+def opening_screen(config: Config, setting: Setting) -> Screen:
+    """What is shown of a session before it has replied: the portrait, or darkness."""
+    portrait = setting.portrait
+    return first_screen((black(config.picture) if portrait is None else portrait)[None])
 
 
 def make_start(config: Config, tokenizer: Tokenizer, settings: list[Setting], seeds: list[int]) -> Start:

@@ -241,6 +241,7 @@ class Live:
         self._pace = learn(self._pace, lived.solver_steps, reply.step_ms["perform"], lived.took_ms)
         if lived.unit < self.counters.units:
             self._screen = miss(self._screen, reply)
+            self.counters = self.counters._replace(missed=self.counters.missed + 1)
         else:
             self._ready = lived
 

@@ -149,6 +149,7 @@ class Counters(NamedTuple):
     late: int = 0  # lived, but not there in time
     skipped: int = 0  # not lived
     reduced: int = 0  # lived with fewer solver steps, late ones included
+    missed: int = 0  # replies that came after their units were filled; the next ones take up their pictures and text
     lag_ms: float = 0.0  # how long the newest unit had been complete when it was begun
     lag_max_ms: float = 0.0
 

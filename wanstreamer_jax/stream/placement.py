@@ -98,6 +98,7 @@ class Placement:
     def __init__(self, config: Config, thinker: Worker, performer: Worker, kept: Callable[[str, Any], Any]):
         """`kept` makes a step of the thinker of a name and a jitted function."""
         self.config = config
+        self._unit = 0
         self._thinker, self._performer = thinker, performer
         # What a step replaces is donated to it; parameters never are.
         self._jit_begin = kept("begin", jax.jit(functools.partial(steps.begin, config)))
@@ -160,7 +161,7 @@ class Placement:
             raise HistoryFullError(self._full())
 
     def settle(self) -> None:
-        """Wait for the steps that are under way."""
+        """Wait for the steps that are under way; before the sessions have begun there are none."""
         for worker in (self._thinker, self._performer):
             worker.run("settling", self._unit, lambda: None)
 
@@ -174,6 +175,11 @@ class Placement:
     @abstractmethod
     def name(self) -> str:
         """What reports call this placement."""
+
+    @property
+    @abstractmethod
+    def n_ranks(self) -> int:
+        """Devices of the performer beside the thinker's; 0 where they share one."""
 
     @property
     def history_tokens(self) -> list[int]:
@@ -274,6 +280,11 @@ class Unified(Placement):
         """What reports call this placement."""
         return "unified"
 
+    @property
+    def n_ranks(self) -> int:
+        """None beside the one device."""
+        return 0
+
     def _held(self) -> Any:
         return self._state
 
@@ -345,7 +356,12 @@ class Split(Placement):
     @property
     def name(self) -> str:
         """What reports call this placement."""
-        return "split" if self._on_ranks.mesh.size == 1 else "ulysses"
+        return "split" if self.n_ranks == 1 else "ulysses"
+
+    @property
+    def n_ranks(self) -> int:
+        """Devices of the performer."""
+        return self._on_ranks.mesh.size
 
     def _held(self) -> Any:
         return self._state, self._history

@@ -1,0 +1,1 @@
+"""Conversations kept exactly, in one file, and lived again bit for bit."""
