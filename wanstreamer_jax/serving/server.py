@@ -3,6 +3,7 @@
 GET  /                      the page
 GET  /v1/config             sizes, rates, limits
 GET  /v1/ws                 a conversation (WebSocket)
+POST /v1/rtc                a conversation (WebRTC)
 DELETE /v1/sessions/{id}    end one
 GET  /healthz /readyz       is it there; is there an agent, and room
 GET  /metrics               for Prometheus
@@ -28,6 +29,7 @@ from wanstreamer_jax.serving.log import logger, say
 from wanstreamer_jax.serving.metrics import Metrics
 from wanstreamer_jax.serving.pictures import LARGEST_SIDE
 from wanstreamer_jax.serving.service import Opened, Rules, Service
+from wanstreamer_jax.serving.webrtc import WebRtc, has_webrtc
 from wanstreamer_jax.serving.websocket import serve_websocket
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT, UNIT_MS, VIDEO_FPS
 
@@ -81,6 +83,9 @@ def make_app(service: Service, access: Access) -> web.Application:
     app.router.add_get("/metrics", functools.partial(_metrics, service))
     app.router.add_get("/v1/config", functools.partial(_config, service))
     app.router.add_get("/v1/ws", functools.partial(serve_websocket, service=service))
+    rtc = WebRtc(service)
+    app.router.add_post("/v1/rtc", rtc.post)
+    app.on_shutdown.append(rtc.close)
     app.router.add_delete("/v1/sessions/{id}", functools.partial(_delete, service))
     return app
 
@@ -210,6 +215,7 @@ def _facts(service: Service, opened: Opened) -> dict[str, Any]:
         "video_fps": VIDEO_FPS,
         "sample_rate_hz": SAMPLE_RATE_HZ,
         "unit_ms": UNIT_MS,
+        "webrtc": has_webrtc(),
         "forms": {"pictures": wire.PICTURE_FORMS, "sound": wire.SOUND_FORMS},  # taken, and given
         "time_limit_s": service.rules.time_limit_s,
         "records": service.rules.recordings is not None,

@@ -1,13 +1,12 @@
 // What the user does: microphone and camera, as pieces of sound and pictures with times of one clock.
 
-const QUALITY = 0.85;
 const FORGET_MS = 0.02;  // a piece: so fast the least delay of the sound is forgotten
 
 export class Capture {
-  /** `sound(timeMs, Int16Array)` and `picture(timeMs, ArrayBuffer)` are called as they come. */
-  constructor(video, { sound, picture }) {
+  /** `out.sound(timeMs, Float32Array)` and `await out.picture(timeMs, canvas)` are called as they come. */
+  constructor(video, out) {
     this.video = video;
-    this.out = { sound, picture };
+    this.out = out;
     this.cameraOn = true;
     this.level = 0;
   }
@@ -65,13 +64,8 @@ export class Capture {
   heard({ samples, endMs }) {
     this.offsetMs = Math.min(this.offsetMs + FORGET_MS, performance.now() - endMs);
     const lastsMs = samples.length * 1000 / this.config.sample_rate_hz;
-    let energy = 0;
-    const pcm = Int16Array.from(samples, (value) => {
-      energy += value * value;
-      return Math.max(-32768, Math.min(32767, Math.round(value * 32767)));
-    });
-    this.level = Math.sqrt(energy / samples.length);
-    this.out.sound(endMs + this.offsetMs - lastsMs, pcm);
+    this.level = Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length);
+    this.out.sound(endMs + this.offsetMs - lastsMs, samples);
   }
 
   watch() {
@@ -118,8 +112,7 @@ export class Capture {
       context.fillRect(0, 0, canvas.width, canvas.height);
       context.imageSmoothingQuality = "high";
       context.drawImage(video, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
-      const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: QUALITY });
-      this.out.picture(timeMs, await blob.arrayBuffer());
+      await this.out.picture(timeMs, canvas);
     } finally {
       this.encoding = false;
     }

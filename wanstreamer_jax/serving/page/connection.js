@@ -1,11 +1,13 @@
 // A conversation with the server over a WebSocket, and again when it breaks off. docs/serving.md has the messages.
 
 const HEADER_BYTES = 9;
-export const PICTURE = 1, SOUND = 2, PORTRAIT = 3, VOICE = 4;
+export const PICTURE = 1, SOUND = 2, PORTRAIT = 3, VOICE = 4, KEY_PICTURE = 5, NEXT_PICTURE = 6, PACKET = 7;
+const IS_SOUND = new Set([SOUND, PACKET]);
 const PING_EVERY_MS = 1000;
 const SILENT_MS = 4000;  // without a pong, the connection is given up
 const RETRY_MS = [300, 600, 1200, 2000];  // and 2 s from then on
 const MOST_WAITING_BYTES = 1 << 18;  // pictures are left out when so much waits to be sent
+export const HERE = new Set(["localhost", "127.0.0.1", "[::1]"]);  // there a WebSocket is quickest
 const FINAL = new Set(["stopped", "deleted", "time_limit", "history_full", "bad_world", "too_many_wrong_messages"]);
 
 /** An answer of the server that is no conversation; `status` is that of HTTP, 0 when there is no server. */
@@ -63,7 +65,7 @@ export class Connection extends EventTarget {
     return null;
   }
 
-  /** Open; `world` is {persona, portrait, voice, record}. Opens again by itself until `close`. */
+  /** Open; `world` is {persona, portrait, voice, record, forms}. Opens again by itself until `close`. */
   open(world) {
     this.world = world;
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
@@ -78,14 +80,14 @@ export class Connection extends EventTarget {
   }
 
   begin(socket) {
-    const { persona, portrait, voice, record } = this.world;
+    const { persona, portrait, voice, record, forms } = this.world;
     if (portrait) {
       socket.send(packed(PORTRAIT, 0, portrait));
     }
     if (voice) {
       socket.send(packed(VOICE, 0, voice));
     }
-    socket.send(JSON.stringify({ type: "start", persona, record }));
+    socket.send(JSON.stringify({ type: "start", persona, record, ...forms }));
     this.pongMs = performance.now();
     this.pinging = setInterval(() => this.ping(socket), PING_EVERY_MS);
   }
@@ -99,12 +101,14 @@ export class Connection extends EventTarget {
     this.send({ type: "ping", time_ms: performance.now() });
   }
 
-  /** Media; pictures are left out while the network is behind. */
+  /** Media; pictures are left out while the network is behind. Whether it was sent. */
   media(kind, timeMs, bytes) {
-    const limit = kind === PICTURE ? MOST_WAITING_BYTES : 4 * MOST_WAITING_BYTES;
-    if (this.socket?.readyState === WebSocket.OPEN && this.socket.bufferedAmount < limit) {
+    const limit = IS_SOUND.has(kind) ? 4 * MOST_WAITING_BYTES : MOST_WAITING_BYTES;
+    const fits = this.socket?.readyState === WebSocket.OPEN && this.socket.bufferedAmount < limit;
+    if (fits) {
       this.socket.send(packed(kind, timeMs, bytes));
     }
+    return fits;
   }
 
   send(message) {

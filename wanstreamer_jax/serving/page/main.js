@@ -1,13 +1,16 @@
 // The page: what it is doing, and who tells whom.
 
 import { Capture, openDevices } from "./capture.js";
-import { Connection, PICTURE, SOUND, pause } from "./connection.js";
+import { PLAIN, compressedForms } from "./codecs.js";
+import { Connection, HERE, pause } from "./connection.js";
 import { Figures } from "./figures.js";
 import { Playback } from "./playback.js";
+import { Receiving } from "./receiving.js";
 import { Recorder } from "./recorder.js";
+import { Sending } from "./sending.js";
 import { Settings } from "./settings.js";
 import { Transcript } from "./transcript.js";
-import { KEYBOARD_ONLY, NO_SERVER, STATES, TOKEN_NEEDED, WELCOME, deviceTrouble, serverState } from "./words.js";
+import { KEYBOARD_ONLY, NO_SERVER, STATES, TOKEN_NEEDED, WELCOME, deviceTrouble, plainFromHere, serverState } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const [start, stop, mic, camera, record] = ["start", "stop", "mic-button", "camera-button", "record-button"].map(byId);
@@ -20,12 +23,12 @@ const recorder = new Recorder();
 const settings = new Settings(changeDevice);
 const playback = new Playback(byId("agent"), (timeMs, nowMs) => figures.shown(timeMs, nowMs));
 const figures = new Figures(byId("figures-panel"), connection, playback);
-const capture = new Capture(byId("self"), {
-  sound: (timeMs, pcm) => connection.media(SOUND, timeMs, pcm),
-  picture: (timeMs, bytes) => connection.media(PICTURE, timeMs, bytes),
-});
+const sending = new Sending((...media) => connection.media(...media), (what) => transcript.event(plainFromHere("sent", what)));
+const receiving = new Receiving(playback, { ask: () => connection.send({ type: "key_frame" }), failed: receivePlain });
+const capture = new Capture(byId("self"), sending);
 let audio = null;
 let config = null;
+let forms = null;  // of media, {send, receive}
 let stream = null;
 let beganMs = 0;
 
@@ -112,14 +115,29 @@ async function meet() {
   config = found;
   settings.adapt(config);
   const world = await settings.world(config);
+  forms = await chosenForms();
+  sending.begin(config, forms.send);
+  receiving.begin(config);
   if (!playback.node) {
-    await playback.start(audio, config.sample_rate_hz);
+    await playback.start(audio);
     await capture.start(audio, stream, config);
     setSpeaker();
   }
   playback.clear();
   figures.clear();
-  connection.open(world);
+  connection.open({ ...world, forms: forms.receive });
+}
+
+/** Compressed media save the network, plain ones both ends. */
+async function chosenForms() {
+  const wants = settings.forms === "compressed" || settings.forms === "" && !HERE.has(location.hostname);
+  return wants ? compressedForms(config) : { send: PLAIN, receive: PLAIN };
+}
+
+function receivePlain(what) {
+  transcript.event(plainFromHere("received", what));
+  forms.receive = { ...forms.receive, [what]: PLAIN[what] };
+  connection.send({ type: "forms", ...forms.receive });
 }
 
 function leave() {
@@ -127,7 +145,9 @@ function leave() {
   showRecording();
   connection.close();
   capture.stop();
+  sending.end();
   playback.stop();
+  receiving.end();
   stream = null;
 }
 
@@ -144,13 +164,8 @@ connection.addEventListener("started", ({ detail }) => {
   }
   byId("type").focus({ preventScroll: true });
 });
-connection.addEventListener("media", ({ detail: { kind, timeMs, bytes } }) => {
-  if (kind === SOUND) {
-    playback.sound(timeMs, bytes);
-  } else if (kind === PICTURE) {
-    playback.picture(timeMs, bytes);
-  }
-});
+connection.addEventListener("media", ({ detail }) => receiving.take(detail));
+connection.addEventListener("key_frame", () => sending.renew());
 connection.addEventListener("unit", ({ detail }) => figures.note(detail));
 connection.addEventListener("text", ({ detail }) => transcript.agent(detail.text));
 connection.addEventListener("warning", ({ detail }) => transcript.event(`${detail.message.replace("is over", "is nearly over")} ${Math.round(detail.seconds_left)} s are left.`));

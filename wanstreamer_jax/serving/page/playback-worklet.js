@@ -1,4 +1,4 @@
-// The agent's voice, unit by unit, through a small buffer: late units are waited for, a backlog is skipped.
+// The agent's voice, piece by piece, through a small buffer: late units are waited for, a backlog is skipped.
 //
 // It also is the clock by which pictures are shown: it tells which moment of the agent is being heard.
 
@@ -8,16 +8,15 @@ const FIRST_HOLD_MS = 40;  // so much is waited before a first unit is played, i
 const MOST_HOLD_MS = 160;
 const MORE_HOLD_MS = 20;  // after sound has run out
 const BACKLOG_MS = 480;  // more than that is skipped
-const SPARE_MS = 60;  // beyond what is held, for so many units: then some is skipped
-const SPARE_UNITS = 40;
+const SPARE_MS = 60;  // beyond what is held, for so much sound: then some is skipped
+const WATCH_MS = 6400;
 const FADE_SAMPLES = 240;
 const REPORT_EVERY = 8;  // blocks of 128 samples
 
 class Playback extends AudioWorkletProcessor {
-  constructor({ processorOptions: { rateHz } }) {
+  constructor() {
     super();
-    this.rateHz = rateHz;
-    this.resampler = new Resampler(rateHz, sampleRate);
+    this.rateHz = 0;  // of what came last
     this.units = [];  // {startMs, samples at the output's rate, used}
     this.holdMs = FIRST_HOLD_MS;
     this.playing = false;
@@ -25,7 +24,7 @@ class Playback extends AudioWorkletProcessor {
     this.gain = 0;
     this.last = 0;
     this.leastMs = Infinity;
-    this.nUnits = 0;
+    this.watchedMs = 0;
     this.nBlocks = 0;
     this.energy = 0;
     this.port.onmessage = ({ data }) => this.take(data);
@@ -35,7 +34,11 @@ class Playback extends AudioWorkletProcessor {
     return this.units.reduce((sum, unit) => sum + unit.samples.length - unit.used, 0) * 1000 / sampleRate;
   }
 
-  take({ timeMs, samples }) {
+  take({ timeMs, samples, rateHz }) {
+    if (rateHz !== this.rateHz) {
+      this.rateHz = rateHz;
+      this.resampler = new Resampler(rateHz, sampleRate);
+    }
     const before = this.bufferedMs;
     this.leastMs = Math.min(this.leastMs, before);
     this.units.push({ startMs: timeMs, samples: this.resampler.push(samples), used: 0 });
@@ -44,7 +47,8 @@ class Playback extends AudioWorkletProcessor {
     }
     if (before > BACKLOG_MS) {
       this.skip(before - this.holdMs);
-    } else if (++this.nUnits % SPARE_UNITS === 0) {
+    } else if ((this.watchedMs += samples.length * 1000 / rateHz) >= WATCH_MS) {
+      this.watchedMs = 0;
       if (this.leastMs > this.holdMs + SPARE_MS) {
         this.skip(this.leastMs - this.holdMs);
       }

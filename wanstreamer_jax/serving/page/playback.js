@@ -16,13 +16,12 @@ export class Playback {
   }
 
   /** Begin; `audio` is an AudioContext that runs. */
-  async start(audio, rateHz) {
+  async start(audio) {
     this.audio = audio;
     await audio.audioWorklet.addModule("/page/playback-worklet.js");
     this.node = new AudioWorkletNode(audio, "playback", {
       numberOfInputs: 0,
       outputChannelCount: [1],
-      processorOptions: { rateHz },
     });
     this.node.port.onmessage = ({ data }) => this.hear(data);
     this.node.connect(audio.destination);
@@ -45,14 +44,11 @@ export class Playback {
     this.level = 0;
   }
 
-  sound(timeMs, bytes) {
-    const pcm = new Int16Array(bytes);
-    const samples = Float32Array.from(pcm, (value) => value / 32767);
-    this.node?.port.postMessage({ timeMs, samples }, [samples.buffer]);
+  sound(timeMs, samples, rateHz) {
+    this.node?.port.postMessage({ timeMs, samples, rateHz }, [samples.buffer]);
   }
 
-  async picture(timeMs, bytes) {
-    const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
+  picture(timeMs, bitmap) {
     this.pictures.push({ timeMs, bitmap });
     this.pictures.sort((a, b) => a.timeMs - b.timeMs);
     while (this.pictures.length > MOST_PICTURES) {

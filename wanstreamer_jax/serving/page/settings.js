@@ -15,6 +15,8 @@ export class Settings {
       byId(id).onchange = () => changed(kind);
     }
     byId("speaker-label").hidden = !("setSinkId" in AudioContext.prototype);
+    byId("forms-select").value = localStorage.getItem("forms") ?? "";
+    byId("forms-select").onchange = ({ target }) => localStorage.setItem("forms", target.value);
     byId("persona").value = localStorage.getItem("persona") ?? "";
     byId("persona").onchange = ({ target }) => localStorage.setItem("persona", target.value);
     navigator.mediaDevices?.addEventListener("devicechange", () => this.listDevices());
@@ -39,6 +41,11 @@ export class Settings {
       select.replaceChildren(new Option(`the system's ${word}`, ""), ...options);
       select.value = found.some((device) => device.deviceId === value) ? value : "";
     }
+  }
+
+  /** "plain", "compressed", or "" for what suits the network. */
+  get forms() {
+    return byId("forms-select").value;
   }
 
   /** What the server takes: whether it records, and whether it wants a token. */

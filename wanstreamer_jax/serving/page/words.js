@@ -52,5 +52,8 @@ export function deviceTrouble(error) {
   }
 }
 
+/** What is said when the browser's own compression gives up; `way` is sent or received. */
+export const plainFromHere = (way, what) => `This browser cannot go on compressing: ${what} ${what === "sound" ? "is" : "are"} ${way} plain from here.`;
+
 export const TOKEN_NEEDED = "This server wants a token. Write it into the settings, or open the page with #token=... after its address.";
 export const KEYBOARD_ONLY = "It cannot hear or see you: type to it.";
