@@ -8,6 +8,7 @@ export class Capture {
     this.video = video;
     this.out = out;
     this.cameraOn = true;
+    this.sends = true;  // else it only tells how loud it is
     this.level = 0;
   }
 
@@ -102,7 +103,7 @@ export class Capture {
   /** The camera's picture as large as fits into the agent's eyes, on black. */
   async send(timeMs) {
     const { video, canvas, context } = this;
-    if (!video.videoWidth || this.encoding) {
+    if (!video.videoWidth || this.encoding || !this.sends) {
       return;
     }
     this.encoding = true;

@@ -1,4 +1,8 @@
-// A conversation with the server over a WebSocket, and again when it breaks off. docs/serving.md has the messages.
+// A conversation with the server over a WebSocket or WebRTC, and again when it breaks off. docs/serving.md has the
+// messages.
+
+import { RtcLink } from "./rtc.js";
+import { SocketLink } from "./socket.js";
 
 const HEADER_BYTES = 9;
 export const PICTURE = 1, SOUND = 2, PORTRAIT = 3, VOICE = 4, KEY_PICTURE = 5, NEXT_PICTURE = 6, PACKET = 7;
@@ -38,6 +42,8 @@ export class Connection extends EventTarget {
     this.token = "";
     this.wanted = false;
     this.rttMs = null;
+    this.transport = "websocket";
+    this.rtcFailed = false;
   }
 
   /** Whether the server is ready, and how many places are free; null when it does not answer. */
@@ -65,55 +71,68 @@ export class Connection extends EventTarget {
     return null;
   }
 
-  /** Open; `world` is {persona, portrait, voice, record, forms}. Opens again by itself until `close`. */
-  open(world) {
-    this.world = world;
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const protocols = ["wan-streamer.v1", ...(this.token ? [`token.${this.token}`] : [])];
-    const socket = new WebSocket(`${scheme}//${location.host}/v1/ws`, protocols);
-    socket.binaryType = "arraybuffer";
-    this.socket = socket;
-    this.ending = null;
-    socket.onopen = () => this.begin(socket);
-    socket.onmessage = ({ data }) => this.take(data);
-    socket.onclose = () => this.closed(socket);
+  /** Choose the transport: "websocket", "webrtc", or "" for what is likely to do best. */
+  choose(wish, config) {
+    const can = config.webrtc && "RTCPeerConnection" in window;
+    const wants = wish === "webrtc" || wish === "" && !HERE.has(location.hostname) && !this.rtcFailed;
+    this.transport = can && wants ? "webrtc" : "websocket";
+    this.fallsBack = wish === "";
   }
 
-  begin(socket) {
+  /** Open; `world` is {persona, portrait, voice, record, forms}, `stream` what the user has granted. */
+  open(world, stream, config) {
+    this.world = world;
+    this.ending = null;
+    this.clock = { rttMs: Infinity, offsetMs: NaN };  // page's - server's, as of the quickest ping
+    const Link = this.transport === "webrtc" ? RtcLink : SocketLink;
+    const link = new Link({ token: this.token, stream, config });
+    this.link = link;
+    link.onopen = () => this.begin(link);
+    link.onmessage = (data) => link === this.link && this.take(data);
+    link.onclose = () => this.closed(link);
+    link.onmedia = (media, receiver) => link === this.link && this.tell("stream", { media, receiver });
+  }
+
+  begin(link) {
     const { persona, portrait, voice, record, forms } = this.world;
     if (portrait) {
-      socket.send(packed(PORTRAIT, 0, portrait));
+      link.send(packed(PORTRAIT, 0, portrait));
     }
     if (voice) {
-      socket.send(packed(VOICE, 0, voice));
+      link.send(packed(VOICE, 0, voice));
     }
-    socket.send(JSON.stringify({ type: "start", persona, record, ...forms }));
+    link.send(JSON.stringify({ type: "start", persona, record, ...forms }));
     this.pongMs = performance.now();
-    this.pinging = setInterval(() => this.ping(socket), PING_EVERY_MS);
+    this.pinging = setInterval(() => this.ping(link), PING_EVERY_MS);
+    this.ping(link);
   }
 
-  ping(socket) {
+  ping(link) {
     if (performance.now() - this.pongMs > SILENT_MS) {
-      socket.close();
-      this.closed(socket);
+      link.close({ atOnce: true });
       return;
     }
     this.send({ type: "ping", time_ms: performance.now() });
   }
 
-  /** Media; pictures are left out while the network is behind. Whether it was sent. */
+  /** Take another microphone or camera. */
+  setStream(stream) {
+    this.link?.setStream?.(stream);
+  }
+
+  /** Media, unless they are tracks; pictures are left out while the network is behind. Whether it was sent. */
   media(kind, timeMs, bytes) {
     const limit = IS_SOUND.has(kind) ? 4 * MOST_WAITING_BYTES : MOST_WAITING_BYTES;
-    const fits = this.socket?.readyState === WebSocket.OPEN && this.socket.bufferedAmount < limit;
+    const fits = this.link?.isOpen && this.transport === "websocket" && this.link.waitingBytes < limit;
     if (fits) {
-      this.socket.send(packed(kind, timeMs, bytes));
+      this.link.send(packed(kind, timeMs, bytes));
     }
-    return fits;
+    return Boolean(fits);
   }
 
   send(message) {
-    if (this.socket?.readyState === WebSocket.OPEN) {
-      this.socket.send(JSON.stringify(message));
+    if (this.link?.isOpen) {
+      this.link.send(JSON.stringify(message));
     }
   }
 
@@ -125,21 +144,42 @@ export class Connection extends EventTarget {
     }
     const { type, ...facts } = JSON.parse(data);
     if (type === "pong") {
-      this.pongMs = performance.now();
-      this.rttMs = this.pongMs - facts.time_ms;
+      this.ponged(facts);
     } else if (type === "goodbye") {
       this.ending = facts;
+      this.link.close();
+    } else if (type === "unit" && this.transport === "webrtc") {
+      this.tell(type, { ...facts, seen_ms: this.capturedMs(facts.seen_ms) });
     } else {
       this.tell(type, facts);
     }
   }
 
-  closed(socket) {
-    if (socket !== this.socket) {
+  ponged({ time_ms: sentMs, server_ms: serverMs }) {
+    this.pongMs = performance.now();
+    this.rttMs = this.pongMs - sentMs;
+    if (this.rttMs <= this.clock.rttMs) {
+      this.clock = { rttMs: this.rttMs, offsetMs: (this.pongMs + sentMs) / 2 - serverMs };
+    }
+  }
+
+  /** When that left this page which came to the server, by the server's clock, at a time; null when nobody knows. */
+  capturedMs(serverMs) {
+    const { rttMs, offsetMs } = this.clock;
+    return serverMs === null || Number.isNaN(offsetMs) ? null : serverMs + offsetMs - rttMs / 2;
+  }
+
+  closed(link) {
+    if (link !== this.link) {
       return;
     }
     clearInterval(this.pinging);
-    this.socket = null;
+    this.link = null;
+    if (this.wanted && this.fallsBack && link.cannotOpen) {
+      this.rtcFailed = true;
+      this.tell("fallback", {});
+      return;
+    }
     const isFinal = !this.wanted || FINAL.has(this.ending?.name);
     this.tell(isFinal ? "ended" : "broken", this.ending ?? {});
   }
@@ -147,12 +187,12 @@ export class Connection extends EventTarget {
   /** End the conversation. */
   close() {
     this.wanted = false;
-    if (this.socket) {
+    if (this.link) {
       this.send({ type: "stop" });
-      const socket = this.socket;
-      setTimeout(() => socket.close(), 500);
+      const { link } = this;
+      setTimeout(() => link.close(), 500);
       clearInterval(this.pinging);
-      this.socket = null;
+      this.link = null;
     }
   }
 

@@ -3,6 +3,7 @@
 const REFRESH_MS = 500;
 const RECENT = 25;  // units that a median is of
 const SECOND_MS = 1000;
+const TRANSPORTS = { websocket: "WebSocket", webrtc: "WebRTC" };
 
 const element = (name) => document.getElementById(`figure-${name}`);
 const ms = (value) => (value === null ? "–" : `${Math.round(value)} ms`);
@@ -13,7 +14,8 @@ function median(values) {
 }
 
 export class Figures {
-  constructor(panel, connection, playback, unitMs = 160) {
+  /** `playback()` is what plays now. */
+  constructor(panel, connection, playback, unitMs) {
     Object.assign(this, { panel, connection, playback, unitMs });
     this.clear();
     setInterval(() => this.refresh(), REFRESH_MS);
@@ -59,7 +61,7 @@ export class Figures {
       late: this.unit ? this.unit.late + this.unit.skipped : 0,
       units: this.unit ? this.unit.unit + 1 : 0,
       rttMs: this.connection.rttMs,
-      bufferedMs: this.playback.bufferedMs,
+      bufferedMs: this.playback().bufferedMs,
     };
   }
 
@@ -68,6 +70,7 @@ export class Figures {
       return;
     }
     const { fps, unitMs, latencyMs, late, units, rttMs, bufferedMs } = this.values;
+    element("transport").textContent = TRANSPORTS[this.connection.transport];
     element("fps").textContent = `${fps} a second`;
     element("unit").textContent = unitMs === null ? "–" : `${Math.round(unitMs)} of ${this.unitMs} ms`;
     element("latency").textContent = ms(latencyMs);

@@ -9,11 +9,13 @@ import { Receiving } from "./receiving.js";
 import { Recorder } from "./recorder.js";
 import { Sending } from "./sending.js";
 import { Settings } from "./settings.js";
+import { TrackPlayback } from "./track-playback.js";
 import { Transcript } from "./transcript.js";
 import { KEYBOARD_ONLY, NO_SERVER, STATES, TOKEN_NEEDED, WELCOME, deviceTrouble, plainFromHere, serverState } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const [start, stop, mic, camera, record] = ["start", "stop", "mic-button", "camera-button", "record-button"].map(byId);
+const UNIT_MS = 160;
 const RETRY_MS = 300;
 const LOOK_EVERY_MS = 2000;
 
@@ -21,10 +23,13 @@ const connection = new Connection();
 const transcript = new Transcript(byId("transcript"));
 const recorder = new Recorder();
 const settings = new Settings(changeDevice);
-const playback = new Playback(byId("agent"), (timeMs, nowMs) => figures.shown(timeMs, nowMs));
-const figures = new Figures(byId("figures-panel"), connection, playback);
+const shown = (timeMs, nowMs) => figures.shown(timeMs, nowMs);
+const pieces = new Playback(byId("agent"), shown);
+const tracks = new TrackPlayback(byId("agent"), byId("agent-video"), UNIT_MS, shown);
+let playback = pieces;
+const figures = new Figures(byId("figures-panel"), connection, () => playback, UNIT_MS);
 const sending = new Sending((...media) => connection.media(...media), (what) => transcript.event(plainFromHere("sent", what)));
-const receiving = new Receiving(playback, { ask: () => connection.send({ type: "key_frame" }), failed: receivePlain });
+const receiving = new Receiving(pieces, { ask: () => connection.send({ type: "key_frame" }), failed: receivePlain });
 const capture = new Capture(byId("self"), sending);
 let audio = null;
 let config = null;
@@ -115,29 +120,42 @@ async function meet() {
   config = found;
   settings.adapt(config);
   const world = await settings.world(config);
+  connection.choose(settings.transport, config);
   forms = await chosenForms();
   sending.begin(config, forms.send);
   receiving.begin(config);
-  if (!playback.node) {
-    await playback.start(audio);
-    await capture.start(audio, stream, config);
-    setSpeaker();
-  }
-  playback.clear();
+  await play(connection.transport === "webrtc" ? tracks : pieces);
   figures.clear();
-  connection.open({ ...world, forms: forms.receive });
+  connection.open({ ...world, forms: forms.receive }, stream, config);
 }
 
 /** Compressed media save the network, plain ones both ends. */
 async function chosenForms() {
   const wants = settings.forms === "compressed" || settings.forms === "" && !HERE.has(location.hostname);
-  return wants ? compressedForms(config) : { send: PLAIN, receive: PLAIN };
+  return wants && connection.transport === "websocket" ? compressedForms(config) : { send: PLAIN, receive: PLAIN };
 }
 
 function receivePlain(what) {
   transcript.event(plainFromHere("received", what));
   forms.receive = { ...forms.receive, [what]: PLAIN[what] };
   connection.send({ type: "forms", ...forms.receive });
+}
+
+/** Begin with what is heard and seen over this transport. */
+async function play(chosen) {
+  if (playback !== chosen) {
+    playback.stop();
+    playback = chosen;
+  }
+  if (!playback.node) {
+    await playback.start(audio);
+    setSpeaker();
+  }
+  playback.clear();
+  if (!capture.running) {
+    await capture.start(audio, stream, config);
+  }
+  capture.sends = connection.transport === "websocket";  // else the browser sends what it takes by itself
 }
 
 function leave() {
@@ -166,6 +184,9 @@ connection.addEventListener("started", ({ detail }) => {
 });
 connection.addEventListener("media", ({ detail }) => receiving.take(detail));
 connection.addEventListener("key_frame", () => sending.renew());
+connection.addEventListener("stream", ({ detail: { media, receiver } }) => tracks.attach(media, receiver));
+connection.addEventListener("sent", ({ detail }) => tracks.note(detail));
+connection.addEventListener("fallback", () => meetAgain());
 connection.addEventListener("unit", ({ detail }) => figures.note(detail));
 connection.addEventListener("text", ({ detail }) => transcript.agent(detail.text));
 connection.addEventListener("warning", ({ detail }) => transcript.event(`${detail.message.replace("is over", "is nearly over")} ${Math.round(detail.seconds_left)} s are left.`));
@@ -178,13 +199,17 @@ connection.addEventListener("broken", async ({ detail }) => {
   transcript.event(detail.message ?? "The connection is lost.");
   enter("reconnecting", detail.message ?? "");
   await pause(RETRY_MS);
+  meetAgain();
+});
+
+function meetAgain() {
   if (connection.wanted) {
     meet().catch((error) => {
       leave();
       enter("failed", error.message);
     });
   }
-});
+}
 
 // ---- Controls
 
@@ -256,6 +281,7 @@ async function changeDevice(kind) {
     stream.getTracks().forEach((track) => track.stop());
     if (await askForDevices()) {
       capture.setStream(stream);
+      connection.setStream(stream);
       connection.wanted = true;
       enter("live");
     }
@@ -263,7 +289,9 @@ async function changeDevice(kind) {
 }
 
 function setSpeaker() {
-  audio?.setSinkId?.(settings.chosen("audiooutput")).catch((error) => transcript.event(`That speaker cannot be used (${error.name}).`));
+  for (const sink of [audio, tracks]) {
+    sink?.setSinkId?.(settings.chosen("audiooutput")).catch((error) => transcript.event(`That speaker cannot be used (${error.name}).`));
+  }
 }
 
 // ---- What moves all the time

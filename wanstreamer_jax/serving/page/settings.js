@@ -15,6 +15,8 @@ export class Settings {
       byId(id).onchange = () => changed(kind);
     }
     byId("speaker-label").hidden = !("setSinkId" in AudioContext.prototype);
+    byId("transport-select").value = localStorage.getItem("transport") ?? "";
+    byId("transport-select").onchange = ({ target }) => localStorage.setItem("transport", target.value);
     byId("forms-select").value = localStorage.getItem("forms") ?? "";
     byId("forms-select").onchange = ({ target }) => localStorage.setItem("forms", target.value);
     byId("persona").value = localStorage.getItem("persona") ?? "";
@@ -41,6 +43,11 @@ export class Settings {
       select.replaceChildren(new Option(`the system's ${word}`, ""), ...options);
       select.value = found.some((device) => device.deviceId === value) ? value : "";
     }
+  }
+
+  /** "websocket", "webrtc", or "" for either. */
+  get transport() {
+    return byId("transport-select").value;
   }
 
   /** "plain", "compressed", or "" for what suits the network. */

@@ -1,0 +1,71 @@
+"""The page over WebRTC in a real Chromium: heard and seen both ways; over a WebSocket where only that gets through."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+
+from tests.chromium import BINARY
+from tests.test_page import STATE, WATCH, begin, devices, on_a_page  # noqa: F401 - devices is a fixture
+from wanstreamer_jax.serving import webrtc
+
+pytestmark = pytest.mark.skipif(BINARY is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+
+LOOPBACK = "--allow-loopback-in-peer-connection"  # for machines that have no other network
+
+
+async def choose(page, transport):
+    await page.eval(f"document.getElementById('transport-select').value = '{transport}'")
+
+
+def test_units_go_both_ways_and_figures_are_told(devices):  # noqa: F811
+    async def test(page, server):
+        await choose(page, "webrtc")
+        await begin(page)
+        await page.eval(f"(() => {{ {WATCH} }})()")
+        await page.click("#figures-button")
+        await page.eval("document.getElementById('type').value = 'hello there'")
+        await page.eval("document.getElementById('type-form').requestSubmit()")
+        await page.until("document.querySelector('#transcript .agent')?.textContent.includes('there')")
+        await page.until("window.heard > 0.2 && new Set(window.levels).size > 5", within_s=30)
+        await page.until("document.getElementById('figure-latency').textContent !== '\\u2013'")
+        figures = await page.eval("document.getElementById('figures-panel').innerText")
+        levels = json.loads(await page.eval("JSON.stringify(levels)"))
+        await page.click("#stop")
+        await page.until(f"{STATE} === 'ended'")
+        freed_s = await server.until_free()
+        return np.array(levels), figures, freed_s, server.service.metrics.page().decode(), page.console
+
+    levels, figures, freed_s, metrics, console = on_a_page(devices, test, LOOPBACK)
+    assert console == []
+    assert "WebRTC" in figures
+    assert np.ptp(levels) > 20
+    assert freed_s < 2
+    assert 'wanstreamer_sessions_total{transport="webrtc"} 1.0' in metrics
+
+
+def test_where_webrtc_does_not_get_through_a_websocket_does(devices, monkeypatch):  # noqa: F811
+    async def never(self, offer):
+        await asyncio.sleep(60)
+
+    from wanstreamer_jax.serving.rtc.peer import Peer
+
+    monkeypatch.setattr(Peer, "answer", never)
+    monkeypatch.setattr(webrtc, "ANSWER_WITHIN_S", 0.5)
+
+    async def test(page, server):
+        await page.eval("import('/page/connection.js').then((m) => m.HERE.clear())")  # as if it were far away
+        await begin(page)
+        await page.click("#figures-button")
+        return await page.until("document.getElementById('figure-transport').textContent.slice(0, 9)")
+
+    assert on_a_page(devices, test, LOOPBACK) == "WebSocket"
+
+
+def test_automatic_is_a_websocket_on_this_machine(devices):  # noqa: F811
+    async def test(page, server):
+        await begin(page)
+        return server.service.metrics.page().decode()
+
+    assert 'wanstreamer_sessions_total{transport="websocket"} 1.0' in on_a_page(devices, test)
