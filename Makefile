@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 #   make test TORCH='torch==2.13.0 --index-url ADDRESS', the address of PyTorch's CPU builds
 TORCH ?= torch==2.13.0
 
-.PHONY: help test demo figures clean
+.PHONY: help test demo sample figures clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what can be made
@@ -21,7 +21,10 @@ test: $(VENV)/.dev  ## Lint, check types and run the suite
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-demo: $(VENV)/.package  ## Stream the sample clip through the tiny agent into out/
+demo: $(VENV)/.package  ## Talk to the tiny agent in the browser
+	$(BIN)/python serve.py --open
+
+sample: $(VENV)/.package  ## Stream the sample clip through the tiny agent into out/
 	mkdir -p out
 	$(BIN)/python serve.py --input wanstreamer_jax/assets/sample.mp4 --output out/reply.mp4 \
 		--report out/report.json --record-text out/reply.vtt
@@ -39,7 +42,7 @@ $(VENV)/.python:
 	touch $@
 
 $(VENV)/.package: pyproject.toml $(VENV)/.python
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[serve]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.python

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from wanstreamer_jax import bundled
 from wanstreamer_jax.agent import Agent, init_agent, load_agent
 from wanstreamer_jax.compilations import remember_compilations
 from wanstreamer_jax.parallel.mesh import Devices, automatic_ranks, choose_devices
@@ -31,9 +32,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line options; exits with 2 and one line when they are wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add("--agent", type=Path, metavar="DIR", help="an agent directory; without one, an untrained agent of --preset")
-    add("--preset", default="tiny", metavar="NAME", help="a preset of configs/, or the path of such a file")
-    add("--world", type=Path, metavar="FILE", help='JSON {"persona": text, "portrait": file, "voice": file}')
+    add("--agent", type=Path, metavar="DIR", help="an agent directory (default: the bundled tiny agent)")
+    add("--preset", metavar="NAME", help="instead: an untrained agent of a preset of configs/, or of such a file")
+    add(
+        "--world",
+        type=Path,
+        metavar="FILE",
+        help='JSON {"persona": text, "portrait": file, "voice": file} (default: that of the bundled agent)',
+    )
     add("--solver-steps", type=int, metavar="S", help="steps of the solver per unit of 160 ms (default: the agent's)")
     add(
         "--placement",
@@ -59,6 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def _add_server_options(add: Callable[..., object]) -> None:
     add("--host", default="127.0.0.1", help="address to listen on; any but this machine's own needs a token")
     add("--port", type=int, default=8765, help="port to listen on")
+    add("--open", action="store_true", help="open the page in a browser, where there is a desktop")
     add("--name", action="append", default=[], metavar="HOST", help="a name by which browsers find this server")
     add("--token-file", type=Path, metavar="FILE", help="a secret that clients show; or in WANSTREAMER_TOKEN")
     add("--tls-cert", metavar="FILE", help="certificate chain in PEM, for https")
@@ -82,13 +89,18 @@ def _add_file_options(add: Callable[..., object]) -> None:
 
 
 def open_agent(args: argparse.Namespace) -> Agent:
-    """The agent of --agent, or an untrained one of --preset, with the options applied."""
-    if args.agent:
-        agent = load_agent(args.agent)
-    else:
-        agent = init_agent(load_preset(args.preset), seed=0)
-        print(f"no --agent given: this {args.preset} agent is untrained, and says and shows noise", file=sys.stderr)
-    return agent.with_solver_steps(args.solver_steps)
+    """The agent of --agent, an untrained one of --preset, or the bundled one, with the options applied."""
+    if args.agent and args.preset:
+        raise ValueError("--agent has a configuration of its own: leave out --preset")
+    if not args.preset:
+        return load_agent(args.agent or bundled.AGENT).with_solver_steps(args.solver_steps)
+    print(f"this {args.preset} agent is untrained: it says and shows noise", file=sys.stderr)
+    return init_agent(load_preset(args.preset), seed=0).with_solver_steps(args.solver_steps)
+
+
+def world_file(args: argparse.Namespace) -> Path | None:
+    """What sessions begin with, when their users bring nothing."""
+    return args.world or (None if args.agent or args.preset else bundled.WORLD)
 
 
 def device_list(text: str) -> list[int]:
@@ -118,7 +130,8 @@ def stream(args: argparse.Namespace) -> int:
     if args.output is None:
         raise ValueError("--input needs an --output")
     agent = open_agent(args)
-    setting = read_setting(args.world, agent.config) if args.world else Setting()
+    world = world_file(args)
+    setting = read_setting(world, agent.config) if world else Setting()
     devices = place(args, agent.config.transformer.kv_heads)
     job = Job(args.input, args.output, args.report, args.record_text, args.trace, args.record, args.seed, devices)
     return 0 if stream_file(agent, job, setting) else INTERRUPTED
@@ -150,9 +163,7 @@ def converse(args: argparse.Namespace) -> int:
         from wanstreamer_jax.serving.live_server import Options, serve_live
     except ImportError as error:
         raise ValueError(f"{error}: a live server needs pip install 'wanstreamer-jax[serve]'") from error
-    if unused := [
-        name for name in ("output", "report", "record", "record_text", "trace") if getattr(args, name) is not None
-    ]:
+    if unused := [name for name in OF_A_FILE if getattr(args, name) is not None]:
         raise ValueError(f"--{unused[0].replace('_', '-')} goes with --input")
     options = Options(
         host=args.host,
@@ -165,7 +176,8 @@ def converse(args: argparse.Namespace) -> int:
         time_limit_s=None if args.time_limit is None else args.time_limit * 60,
         recordings=args.recordings,
         licence=args.licence,
-        world=args.world,
+        world=world_file(args),
+        browser=args.open,
     )
     serve_live(options, lambda: open_agent(args), lambda kv_heads: place(args, kv_heads))
     return 0

@@ -19,11 +19,13 @@ from wanstreamer_jax.training.config import MeshShape, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.hosts import Address, connect
 from wanstreamer_jax.training.overrides import describe, override, parse_overrides
+from wanstreamer_jax.training.recipe import run_recipe
 
 if TYPE_CHECKING:
     from wanstreamer_jax.training.loop import Job
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+ALL = "all"  # stages
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -36,7 +38,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[
     )
     add = parser.add_argument
     add("preset", metavar="PRESET", help="a file of configs/, or its name")
-    add("--stage", required=True, metavar="STAGE", help="video_vae, audio_vae, hearing, pretrain, interact or distill")
+    stages = "video_vae, audio_vae, hearing, seeing, pretrain, interact or distill; all: the preset's recipe"
+    add("--stage", required=True, metavar="STAGE", help=stages)
     add("--workdir", type=Path, required=True, metavar="DIR", help="where checkpoints, metrics and samples go")
     add("--data", type=Path, metavar="DIR", help="prepared recordings; without, sessions of the synthetic world")
     add("--agent", type=Path, metavar="DIR", help="the agent to start from; without, fresh parameters of the preset")
@@ -85,11 +88,21 @@ def _address(args: argparse.Namespace) -> Address | None:
     return Address(*given)
 
 
+def _run_all(args: argparse.Namespace, fields: list[str]) -> int:
+    """Every stage of the preset's recipe; returns the exit code."""
+    own = {"stage", "preset", "workdir"}
+    if more := fields + [f"--{name}" for name, value in vars(args).items() if name not in own and value]:
+        raise TrainingError(f"{more[0]} goes with one stage: change the recipe in {args.preset}, or name the stage")
+    return run_recipe(args.preset, args.workdir, [sys.executable, __file__])
+
+
 def main() -> int:
     """Run; returns the exit code."""
     args, fields = parse_args()
     remember_compilations()
     try:
+        if args.stage == ALL:
+            return _run_all(args, fields)
         connect(_address(args))
         from wanstreamer_jax.training.loop import train
 

@@ -25,6 +25,7 @@ from wanstreamer_jax.training.config import (
     HearingWeights,
     OptimizerConfig,
     PretrainWeights,
+    SeeingWeights,
     SessionWeights,
     Training,
     VideoVAEWeights,
@@ -78,12 +79,20 @@ training = {
         ema=0.99,
         gates=(Gate("phonemes_right", at_least=0.8), Gate("words_right", at_least=0.5)),
     ),
+    "seeing": Training(
+        weights=SeeingWeights(),
+        steps=3000,
+        batch=2,
+        optimizer=OptimizerConfig(learning_rate=1e-3, b2=0.99),
+        ema=0.99,
+        gates=(Gate("colours_right", at_least=0.95), Gate("shapes_right", at_least=0.9)),
+    ),
     "pretrain": Training(
         weights=PretrainWeights(units=32),
         steps=20_000,
         batch=2,
         remat="nothing",  # so small a Transformer has room for what it computed
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup=100, b2=0.98, ears=0.0),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup=100, b2=0.98, senses=0.0),
         ema=0.999,
         heldout_batches=32,  # a mixture's tasks have shares of a few windows each
         gates=(
@@ -97,7 +106,7 @@ training = {
         steps=20_000,
         batch=2,
         remat="nothing",
-        optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500, ears=0.1),
+        optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500, senses=0.1),
         ema=0.999,
         gates=(Gate("text", at_most=0.1), Gate("audio", at_most=0.6), Gate("video", at_most=0.3)),
     ),

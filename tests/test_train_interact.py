@@ -12,15 +12,23 @@ from tests import small, world_preset
 from tests.contract import assert_close
 from tests.test_session import CONFIG, ENDS, stream
 from wanstreamer_jax.cache import append, n_valid
+from wanstreamer_jax.data.world import Kind
 from wanstreamer_jax.flow import noised, velocity
 from wanstreamer_jax.model import Latents, wan_streamer
 from wanstreamer_jax.session import Session
 from wanstreamer_jax.stream import steps
 from wanstreamer_jax.stream.world import encode_world, pack_world, world_tokens
-from wanstreamer_jax.training.config import DistillWeights, MeshShape, OptimizerConfig, SessionWeights, Training
+from wanstreamer_jax.training.config import (
+    DialogueWeights,
+    DistillWeights,
+    MeshShape,
+    OptimizerConfig,
+    SessionWeights,
+    Training,
+)
 from wanstreamer_jax.training.sharding import make_mesh, put_batch
 from wanstreamer_jax.training.stages import distill, interact
-from wanstreamer_jax.training.stages.sessions import Windows, window_source
+from wanstreamer_jax.training.stages.sessions import Windows, records_of, window_source
 from wanstreamer_jax.training.step import Program
 from wanstreamer_jax.transformer import FlowTime
 
@@ -53,6 +61,17 @@ def session_batch(n=8, n_units=U):
         "voice_mean": (n, config.world.max_voice, config.audio_vae.latent_channels),
     }
     return batch | {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def test_dialogues_come_as_often_as_they_are_asked_for_and_held_out_ones_evenly():
+    none = DialogueWeights(**dict.fromkeys(Kind, 0.0))
+    weights = SessionWeights(units=U, seconds=12.0, dialogues=dataclasses.replace(none, greeting=2.0, typed=1.0))
+    training = Training(weights=weights, samples=12)
+    for heldout, expected in ((False, {Kind.GREETING, Kind.TYPED}), (True, set(Kind))):
+        records, _ = records_of(agent_config(), training, heldout, None)
+        kinds = {turn["kind"] for i in range(12) for turn in records[i].labels["turns"]}
+        assert kinds <= expected
+        assert len(kinds) > (1 if not heldout else 6)
 
 
 # ---- The loss

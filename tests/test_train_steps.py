@@ -13,11 +13,10 @@ from wanstreamer_jax.presets import load_preset, load_training
 from wanstreamer_jax.training.config import MeshShape
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.flops import count_flops
-from wanstreamer_jax.training.optimizer import make_optimizer
 from wanstreamer_jax.training.sharding import batch_sharding, check_batch, make_mesh, put_batch
 from wanstreamer_jax.training.stage import Objective
-from wanstreamer_jax.training.stages import find_stage
-from wanstreamer_jax.training.state import init_state, move_average
+from wanstreamer_jax.training.stages import STAGES, find_stage
+from wanstreamer_jax.training.state import move_average
 from wanstreamer_jax.training.step import Program
 
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 4)]
@@ -136,12 +135,20 @@ def test_an_update_that_is_not_finite_is_left_out_and_counted():
     assert not np.array_equal(before[0]["kernel"], good.trainees["student"]["kernel"])
 
 
-def test_averages_are_of_an_agents_parts_only_and_follow_them():
-    trees = {name: {"kernel": jnp.zeros(3)} for name in ("audio_vae", "critic")}
-    optimizers = dict.fromkeys(trees, make_optimizer(toy.TRAINING.optimizer, 10))
-    assert init_state(trees, optimizers, averaged=True).ema.keys() == {"audio_vae"}
-    assert init_state(trees, optimizers, averaged=False).ema == {}
-    average = trees["audio_vae"]
+@pytest.mark.parametrize("name", STAGES)
+def test_averages_are_of_all_that_goes_into_an_agent(name: str):
+    """A trainee need not have the name of a part: `interact` trains two parts as one."""
+    stage = find_stage(name)
+    training = dataclasses.replace(load_training("tiny")[name], ema=0.9, mesh=MeshShape(1, 1, 1))
+    trees = {objective.trainee: {"kernel": jnp.zeros(3)} for objective in stage.objectives(training)}
+    bare = dataclasses.replace(stage, init=lambda *_: trees)
+    for ema, averaged in ((0.9, trees.keys() - stage.helpers), (0.0, set())):
+        p = Program(bare, toy.CONFIG, dataclasses.replace(training, ema=ema), make_mesh(training.mesh))
+        assert p.init({}).ema.keys() == averaged
+
+
+def test_averages_follow():
+    average = {"kernel": jnp.zeros(3)}
     for i in range(200):
         average = move_average(average, {"kernel": jnp.ones(3)}, jnp.int32(i), 0.9)
         assert i > 0 or average["kernel"][0] == pytest.approx(0.9)  # young: a tenth of the old is kept

@@ -7,9 +7,9 @@ everything. See docs/evaluation.md.
 import argparse
 import dataclasses
 import sys
-from importlib import resources
 from pathlib import Path
 
+from wanstreamer_jax import bundled
 from wanstreamer_jax.agent import load_agent
 from wanstreamer_jax.compilations import remember_compilations
 from wanstreamer_jax.evaluation.layouts import LAYOUTS
@@ -21,7 +21,6 @@ from wanstreamer_jax.evaluation.run import MOST_MINUTES, MOST_RUNS, MOST_SESSION
 from wanstreamer_jax.timeline import UNIT_MS
 
 USAGE_ERROR, INTERRUPTED = 2, 130
-BUNDLED = Path(str(resources.files("wanstreamer_jax"))) / "assets" / "tiny"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--agent", type=Path, default=BUNDLED, metavar="DIR", help="an agent directory")
+    add("--agent", type=Path, default=bundled.AGENT, metavar="DIR", help="an agent directory")
     add(
         "--output",
         type=Path,

@@ -11,6 +11,7 @@ from wanstreamer_jax.training.config import (
     DistillWeights,
     Gate,
     OptimizerConfig,
+    Phase,
     PretrainWeights,
     SessionWeights,
     Training,
@@ -110,6 +111,12 @@ def load_training(name: str) -> dict[str, Training]:
         case dict() as training:
             return training
     raise ValueError(f"{path}: cannot be trained, because it defines no `training`, a dict of settings by stage")
+
+
+def load_recipe(name: str) -> tuple[Phase, ...]:
+    """Return the `recipe` of a preset, by default each of its stages once. Raises ValueError when it has none."""
+    recipe = _run(name)[1].get("recipe")
+    return tuple(Phase(stage, stage) for stage in load_training(name)) if recipe is None else recipe
 
 
 def _run(name: str) -> tuple[Path, dict[str, Any]]:

@@ -35,6 +35,7 @@ class Options:
     recordings: Path | None
     licence: str
     world: Path | None
+    browser: bool  # opened at the page
 
 
 def serve_live(options: Options, open_agent: Callable[[], Agent], place: Callable[[int], Devices | None]) -> None:
@@ -45,7 +46,7 @@ def serve_live(options: Options, open_agent: Callable[[], Agent], place: Callabl
     """
     _check(options)
     access = Access(options.host, _token(options.token_file), options.names)
-    address = Address(options.host, options.port, tls_context(options.tls_cert, options.tls_key))
+    address = Address(options.host, options.port, tls_context(options.tls_cert, options.tls_key), options.browser)
     rules = Rules(options.time_limit_s, options.recordings, options.licence)
     log_json_lines()
     if not run_server(address, access, rules, functools.partial(_open, options, open_agent, place)):

@@ -12,9 +12,11 @@ GET  /metrics               for Prometheus
 import asyncio
 import dataclasses
 import functools
+import os
 import signal
 import ssl
 import sys
+import webbrowser
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import PurePosixPath
@@ -61,6 +63,7 @@ class Address:
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    browser: bool = False  # opened there, where there is a desktop
 
     @property
     def url(self) -> str:
@@ -132,6 +135,13 @@ async def _listen(runner: web.AppRunner, address: Address) -> None:
         raise ValueError(f"cannot listen on {address.host}, port {address.port}: {error.strerror}") from error
     bound = dataclasses.replace(address, port=runner.addresses[0][1])  # port 0 is any that is free
     print(f"open {bound.url} in a browser (Ctrl-C ends the server)", file=sys.stderr, flush=True)
+    if address.browser and _has_desktop():
+        await asyncio.to_thread(webbrowser.open, bound.url)
+
+
+def _has_desktop() -> bool:
+    """Without one, a browser would be one of text, and take the terminal."""
+    return not sys.platform.startswith("linux") or any(os.environ.get(x) for x in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 async def _drain(service: Service, runner: web.AppRunner) -> None:

@@ -29,7 +29,7 @@ class OptimizerConfig:
     eps: float = 1e-8  # added to the root of that mean square
     weight_decay: float = 0.01  # of matrices and kernels only
     clip: float = 1.0  # norm of the gradient
-    ears: float = 1.0  # learning rate of hearing in stages of the whole agent, by that of the rest; 0: it stays
+    senses: float = 1.0  # learning rate of perception in stages of the whole agent, by that of the rest; 0: it stays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,14 @@ class HearingWeights:
 
 
 @dataclasses.dataclass(frozen=True)
+class SeeingWeights:
+    """The pictures of `seeing`."""
+
+    pictures: int = 32  # of a sample
+    grey: float = 0.3  # share of pictures without colours
+
+
+@dataclasses.dataclass(frozen=True)
 class WindowWeights:
     """What `interact` and `pretrain` add up, and their windows."""
 
@@ -98,10 +106,29 @@ class WindowWeights:
 
 
 @dataclasses.dataclass(frozen=True)
+class DialogueWeights:
+    """How often each dialogue of the synthetic world comes, against the others, in training; 0: never."""
+
+    greeting: float = 1.0
+    colour: float = 1.0
+    shape: float = 1.0
+    how_many: float = 1.0
+    repeat: float = 1.0
+    count: float = 1.0
+    stop: float = 1.0
+    back_channel: float = 1.0
+    background: float = 1.0
+    comment: float = 1.0
+    silence: float = 1.0
+    typed: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class SessionWeights(WindowWeights):
     """What `interact` adds up; its windows are of whole sessions."""
 
     seconds: float = 20.0  # of a session of the synthetic world
+    dialogues: DialogueWeights = DialogueWeights()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +137,7 @@ class DistillWeights:
 
     units: int = 16  # of a window
     seconds: float = 20.0  # of a session of the synthetic world
+    dialogues: DialogueWeights = DialogueWeights()
     text: float = 1.0  # of written text: by the data, then by the teacher's probabilities
     audio: float = 1.0
     video: float = 1.0
@@ -169,3 +197,12 @@ class Training:
     preview_every: int = 500  # steps between pictures of what it does
     measure_every: int = 500  # steps between measures of held-out data
     gates: tuple[Gate, ...] = ()  # thresholds for the measures at the end
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One run of a recipe: a stage with its settings, some of them changed."""
+
+    name: str  # of its working directory
+    stage: str
+    fields: tuple[str, ...] = ()  # as on the command line: "--steps=1000"

@@ -19,15 +19,15 @@ def make_optimizer(cfg: OptimizerConfig, n_updates: int) -> optax.GradientTransf
         end_value=cfg.final_share * cfg.learning_rate,
     )
     adamw = optax.adamw(schedule, cfg.b1, cfg.b2, cfg.eps, weight_decay=cfg.weight_decay, mask=_decayed)
-    return optax.chain(optax.clip_by_global_norm(cfg.clip), adamw, _slow_ears(cfg.ears))
+    return optax.chain(optax.clip_by_global_norm(cfg.clip), adamw, _slow_senses(cfg.senses))
 
 
-def _slow_ears(share: float) -> optax.GradientTransformation:
-    """Updates of hearing times a share."""
+def _slow_senses(share: float) -> optax.GradientTransformation:
+    """Updates of the part `perception`, if it is in the tree, times a share."""
 
     def slowed(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
-        is_ear = "perception.hearing" in jax.tree_util.keystr(path, simple=True, separator=".")
-        return share * update if is_ear else update
+        is_sense = jax.tree_util.keystr(path[:1], simple=True) == "perception"
+        return share * update if is_sense else update
 
     return optax.stateless(lambda updates, _params: jax.tree_util.tree_map_with_path(slowed, updates))
 

@@ -1,5 +1,6 @@
 """What a run is at a step. Saved whole; nothing random is in it, since keys come from (seed, step, objective)."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from wanstreamer_jax.agent import PARTS
 from wanstreamer_jax.training.stage import Params, Trees
 
 Optimizers = dict[str, optax.GradientTransformation]
@@ -26,18 +26,18 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]  # steps taken
     trainees: Trees  # float32
     optimizer: dict[str, Any]
-    ema: Trees  # running means of the trainees that are parts of an agent; empty where there is none
+    ema: Trees  # running means of the trainees that go into an agent; empty where there is none
     skips: dict[str, Skips]
 
 
-def init_state(trainees: Trees, optimizers: Optimizers, *, averaged: bool) -> TrainState:
-    """The state before the first step; run it under jit."""
+def init_state(trainees: Trees, optimizers: Optimizers, averaged: Collection[str]) -> TrainState:
+    """The state before the first step, with running means of some trainees; run it under jit."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
         trainees=trainees,
         optimizer={name: optimizers[name].init(params) for name, params in trainees.items()},
-        ema={name: params for name, params in trainees.items() if averaged and name in PARTS},
+        ema={name: params for name, params in trainees.items() if name in averaged},
         skips={name: Skips(zero, zero) for name in trainees},
     )
 

@@ -60,7 +60,8 @@ class Program:
         key = jax.random.fold_in(jax.random.key(self.training.seed), INIT)
         trainees = self.stage.init(self.config, self.training.weights, parts, key)
         trainees = jax.tree.map(lambda x: x.astype(jnp.float32), trainees)
-        return init_state(trainees, self.optimizers, averaged=self.training.ema > 0)
+        averaged = trainees.keys() - self.stage.helpers if self.training.ema else ()
+        return init_state(trainees, self.optimizers, averaged)
 
     def shardings(self, shapes: TrainState) -> TrainState:
         """Where each array of a state lies."""

@@ -6,7 +6,7 @@ import importlib
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.stage import Stage
 
-STAGES = ("video_vae", "audio_vae", "hearing", "pretrain", "interact", "distill")
+STAGES = ("video_vae", "audio_vae", "hearing", "seeing", "pretrain", "interact", "distill")
 
 
 def find_stage(name: str) -> Stage:

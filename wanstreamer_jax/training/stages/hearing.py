@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, Float32, Int, Int32
+from jaxtyping import Array, Float, Int, Int32
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample
@@ -41,12 +41,11 @@ from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import AXES
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Source, Stage, Trees
 from wanstreamer_jax.training.stages.sessions import world_tokenizer
+from wanstreamer_jax.training.stages.words import SHARPNESS, cosines, places
 
 EARS = "ears"
 SLOTS_PER_TOKEN = SAMPLES_PER_AUDIO_LATENT // SLOT
 LATE = 2  # slots between the end of a token and the end of what it tells
-SHARPNESS = 20.0  # of a fresh head, by which cosines are multiplied
-TINY = 1e-12
 _FAR = 0.3  # share of clips with somebody else in the background
 
 
@@ -107,35 +106,11 @@ def _scores(config: Config, trainees: Trees, frozen: Trees, batch: Batch) -> Tol
     tokens = part(config, {"perception": {"hearing": ears["hearing"]}}, "perception").hearing(clips)  # [B K, T, D]
     tokens = tokens.astype(jnp.float32)
     logits = tokens @ ears["phonemes"]["kernel"] + ears["phonemes"]["bias"]
-    alike = _direction(tokens) @ _direction(_embeddings(config, frozen)).T  # [B K, T, W - 1], cosines
+    alike = cosines(tokens, places(config, frozen, vocabulary()[1:]))  # [B K, T, W - 1]
     words = ears["words"]["sharpness"] * jnp.pad(alike, ((0, 0), (0, 0), (1, 0)))
     words = words.at[..., 0].set(ears["words"]["no_word"])
     phonemes = rearrange(logits, "B T (s P) -> B (T s) P", s=SLOTS_PER_TOKEN)
     return jax.tree.map(jax.nn.log_softmax, Told(phonemes, words))
-
-
-def _direction(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + TINY)
-
-
-def _embeddings(config: Config, frozen: Trees) -> Float[Array, "W D"]:
-    """The Transformer's embedding of each word but the empty one: the mean over its tokens."""
-    ids, weights = _spellings(config)
-    return jnp.einsum("Wt,WtD->WD", weights, frozen["transformer"]["embedding"].astype(jnp.float32)[ids])
-
-
-@functools.lru_cache(maxsize=8)
-def _spellings(config: Config) -> tuple[Int32[np.ndarray, "W t"], Float32[np.ndarray, "W t"]]:
-    """Tokens of each word in its shorter spelling, with or without a capital, and their shares."""
-    tokenizer = world_tokenizer(config)
-    spelled = [
-        min((tokenizer.encode(f" {text}") for text in (word, word.capitalize())), key=len) for word in vocabulary()[1:]
-    ]
-    n = np.array([len(ids) for ids in spelled])
-    there = np.arange(n.max()) < n[:, None]
-    ids = np.zeros(there.shape, np.int32)
-    ids[there] = np.concatenate(spelled)
-    return ids, (there / n[:, None]).astype(np.float32)
 
 
 # ---- Looking at it

@@ -22,7 +22,7 @@ from wanstreamer_jax.data.clips import Sample, session_window
 from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.record import Record
 from wanstreamer_jax.data.samples import RecordSource, Samples
-from wanstreamer_jax.data.world import Split, World
+from wanstreamer_jax.data.world import Kind, Split, World
 from wanstreamer_jax.data.world_source import WorldSource
 from wanstreamer_jax.model import Latents, Packed, Params, WanStreamer, part, wan_streamer
 from wanstreamer_jax.session import Session
@@ -170,9 +170,19 @@ def records_of(config: Config, training: Training, heldout: bool, data: Path | N
         return dataset, dataset.layout
     tokenizer = world_tokenizer(config)
     layout = Layout.of(config, tokenizer)
-    world = World(split=Split.HELDOUT if heldout else Split.TRAIN, seconds=training.weights.seconds)
+    world = _heldout_world(training) if heldout else _world(training)
     first_seed = HELDOUT_SEED if heldout else 0
     return WorldSource(world, tokenizer, layout, training.samples, first_seed), layout
+
+
+def _world(training: Training) -> World:
+    mixture = {Kind(name): weight for name, weight in dataclasses.asdict(training.weights.dialogues).items()}
+    return World(mixture=mixture, seconds=training.weights.seconds)
+
+
+def _heldout_world(training: Training) -> World:
+    """Every dialogue as often as any other, so that measures of runs can be compared."""
+    return World(split=Split.HELDOUT, seconds=training.weights.seconds)
 
 
 def world_tokenizer(config: Config) -> Tokenizer:
