@@ -6,10 +6,11 @@ import threading
 import time
 
 import numpy as np
+import pytest
 
 from tests.codec_cases import absurd_picture, moving, noise, psnr_db, stream
 from tests.server_cases import CONFIG, PICTURE, SOUND, connected, heard_from, of_type, packed, served
-from wanstreamer_jax.serving import unpacking
+from wanstreamer_jax.serving import unpacking, websocket
 from wanstreamer_jax.serving.codecs import PictureDecoder, PictureEncoder, SoundDecoder, SoundEncoder, StreamPicture
 from wanstreamer_jax.serving.conversation import UnitOut
 from wanstreamer_jax.serving.inbox import Inbox, Losses
@@ -39,31 +40,44 @@ async def speak_compressed(ws, n_frames):
         await asyncio.sleep(max(0.0, began + (k + 1) * 0.04 - time.monotonic()))
 
 
-def test_a_conversation_in_compressed_forms_both_ways():
-    n_units = 12
+def is_heard(n_units):
+    """Whether a message is a later unit than that, and sound has been heard before it."""
+    decoder, loud = SoundDecoder(), []
 
+    def until(message):
+        if message["type"] == PACKET:
+            loud.append(np.std(decoder.decode(message["time_ms"], message["data"])[1]) > 0.3 * np.std(noise(0.1)))
+        return message["type"] == "unit" and message["unit"] >= n_units and sum(loud) >= 20
+
+    return until
+
+
+def follows(media, first_ms, every_ms):
+    """Media follow on each other; of units that were missed, on a busy machine, all are."""
+    times_ms = [m["time_ms"] for m in media]
+    assert times_ms[0] == first_ms
+    steps = np.diff(times_ms)
+    assert np.all(steps[np.arange(1, len(times_ms)) % (UNIT_MS / every_ms) != 0] == every_ms)
+    assert np.all(steps > 0) and np.all(steps % every_ms == 0)
+
+
+def test_a_conversation_in_compressed_forms_both_ways():
     async def run():
         async with served() as server, connected(server, COMPRESSED) as ws:
-            speaking = asyncio.create_task(speak_compressed(ws, 4 * n_units * FRAMES_PER_UNIT))
-            messages = await heard_from(ws, lambda m: m["type"] == "unit" and m["unit"] == n_units, 30)
+            speaking = asyncio.create_task(speak_compressed(ws, 60 * VIDEO_FPS))
+            messages = await heard_from(ws, is_heard(12), 60)
             speaking.cancel()
             return messages
 
     messages = asyncio.run(run())
     assert not [m for m in messages if m["type"] in ("error", PICTURE, SOUND)]
     pictures = [m for m in messages if m["type"] in (KEY, NEXT)]
-    assert [m["time_ms"] for m in pictures] == [k * 40.0 for k in range(len(pictures))]
+    follows(pictures, 0.0, 40.0)
     decoder = PictureDecoder(AGENT)
-    shown = [decoder.decode(StreamPicture(m["data"], m["type"] == KEY)) for m in pictures]
-    assert len(shown) == n_units * FRAMES_PER_UNIT
-    sent = [frame[:32, :32] for frame in moving(EYES, 4 * len(shown))]
-    assert np.median([max(psnr_db(frame[:32, :32], one) for one in sent) for frame in shown[-12:]]) > 28
-    packets = [m for m in messages if m["type"] == PACKET]
-    assert np.allclose(np.diff([m["time_ms"] for m in packets]), 20.0)
-    assert packets[0]["time_ms"] == -6.5
-    decoder = SoundDecoder()
-    heard = np.concatenate([decoder.decode(m["time_ms"], m["data"])[1] for m in packets])
-    assert np.std(heard[-3 * SAMPLES_PER_UNIT :]) > 0.5 * np.std(noise(1.0))
+    shown = [decoder.decode(StreamPicture(m["data"], m["type"] == KEY))[:32, :32] for m in pictures]
+    sent = [frame[:32, :32] for frame in moving(EYES, 2 * VIDEO_FPS)]
+    assert sum(max(psnr_db(frame, one) for one in sent) > 28 for frame in shown) >= 12
+    follows([m for m in messages if m["type"] == PACKET], -6.5, 20.0)
 
 
 def test_forms_are_told_named_and_changed_at_any_time():
@@ -173,20 +187,59 @@ def test_a_client_that_missed_units_gets_nothing_it_cannot_decode():
     assert sum(isinstance(message, bytes) and message[0] == PACKET for message in taken) > shown
 
 
+def test_a_client_that_was_slow_goes_on_with_a_key_frame(monkeypatch):
+    send = websocket._WebSocketClient.send
+
+    async def run():
+        is_open = asyncio.Event()
+        is_open.set()
+
+        async def slow(self, message):
+            await is_open.wait()
+            await send(self, message)
+
+        monkeypatch.setattr(websocket._WebSocketClient, "send", slow)
+        async with served() as server, connected(server, COMPRESSED) as ws:
+            messages = await heard_from(ws, lambda m: m["type"] == "unit" and m["unit"] == 2)
+            is_open.clear()
+            await asyncio.sleep(8 * UNIT_MS / 1000)
+            is_open.set()
+            messages += await heard_from(ws, lambda m: m["type"] == "unit" and m["unit"] == 14)
+            return messages, server.service.metrics.page().decode()
+
+    messages, figures = asyncio.run(run())
+    pictures = [m for m in messages if m["type"] in (KEY, NEXT)]
+    assert np.max(np.diff([m["time_ms"] for m in pictures])) > UNIT_MS
+    decoder = PictureDecoder(AGENT)
+    assert all(decoder.decode(StreamPicture(m["data"], m["type"] == KEY)) is not None for m in pictures)
+    assert max(m["time_ms"] for m in pictures if m["type"] == KEY) < KEY_EVERY * UNIT_MS
+    assert "wanstreamer_units_missed_total 0.0" not in figures
+
+
 class Told:
     """An inbox that is unpacked into, and what the client was told."""
 
     def __init__(self):
         self.inbox, self.errors, self.n_asked = Inbox(EYES, 4), [], 0
         self.unpacking = Unpacking(self.inbox, EYES, Replies(self.errors.append, self.ask))
+        self.n_put = self.n_done = 0
+        self._put, self._spend = self.unpacking._waiting.put, self.unpacking._share.spend
+        self.unpacking._waiting.put, self.unpacking._share.spend = self.put, self.spend
 
     def ask(self):
         self.n_asked += 1
 
+    def put(self, came):
+        self.n_put += 1
+        self._put(came)
+
+    def spend(self, seconds):
+        self._spend(seconds)
+        self.n_done += 1
+
     def until_idle(self):
-        while not self.unpacking._waiting.empty():
-            time.sleep(0.01)
-        time.sleep(0.05)
+        while self.n_done < self.n_put:
+            time.sleep(0.005)
 
 
 def test_a_client_that_sends_too_much_is_cut_asked_for_a_key_frame_and_costs_no_memory(monkeypatch):
@@ -227,6 +280,21 @@ def test_a_client_has_its_share_of_a_core_and_no_more(monkeypatch):
     told.until_idle()
     assert (told.n_asked, told.errors, len(told.inbox._pictures)) == (1, [], 0)
     assert told.inbox._sound._next is None
+    told.unpacking.close()
+
+
+def test_sound_that_is_lost_or_broken_is_silence_of_its_length():
+    told, encoder = Told(), SoundEncoder()
+    n_units, lost, broken = 6, 20, 30
+    packets = encoder.encode(0.0, noise(n_units * UNIT_MS / 1000))
+    for k, (time_ms, packet) in enumerate(packets):
+        now_ms = 5000.0 + time_ms + 30
+        if k != lost:
+            told.unpacking.put(now_ms, PacketIn(time_ms, bytes([0xFF]) * 60 if k == broken else packet))
+        told.until_idle()
+    heard = [told.inbox.take(5000.0 + 40 + (k + 1) * UNIT_MS, read=True).samples for k in range(n_units - 1)]
+    assert [error.name for error in told.errors] == ["bad_sound"]
+    assert np.count_nonzero(np.concatenate(heard)[SAMPLES_PER_UNIT:] == 0) == pytest.approx(2 * 480, abs=2)
     told.unpacking.close()
 
 
