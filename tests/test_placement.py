@@ -81,6 +81,12 @@ def test_a_restarted_session_is_a_fresh_one(unified):
     fresh.close()
 
 
+def test_before_the_sessions_have_begun_there_is_nothing_to_wait_for():
+    placement = Unified(CONFIG, small.small_params(CONFIG))
+    placement.settle()
+    placement.close()
+
+
 def test_step_by_step_is_the_stream(unified):
     placement = split(1)
     placement.begin(start())

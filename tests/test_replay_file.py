@@ -15,6 +15,7 @@ from wanstreamer_jax.media.picture import black
 from wanstreamer_jax.serving.replay import lines as lines_module
 from wanstreamer_jax.serving.replay.arrays import UnpackError, pack_frames, pack_samples, unpack_frames, unpack_samples
 from wanstreamer_jax.serving.replay.lines import LineWriter, ReplayError, read_lines
+from wanstreamer_jax.serving.replay.origin import other_agent
 from wanstreamer_jax.serving.replay.reading import open_recording, records, setting_of
 from wanstreamer_jax.serving.replay.records import End, Replied, Seen, Shown
 from wanstreamer_jax.serving.replay.tape import LIVE, open_writer
@@ -216,6 +217,8 @@ def test_an_absurd_header_is_refused(recorded, tmp_path):
         {"seed": 1.5},
         {"world": {}},
         {"machine": 1},
+        {"machine": {"jax": [1]}},
+        {"agent": {"config": {}}},
         {"world": world | {"portrait": bomb(1 << 24)}},
         {"world": world | {"voice": {"float32": bomb(1 << 24)}}},
     ):
@@ -244,6 +247,13 @@ def test_nesting_without_end_is_refused(recorded, tmp_path):
     (tmp_path / "deep.json").write_bytes(lines[0] + body + seal)
     with pytest.raises(ReplayError, match="line 2: is no JSON"):
         open_recording(tmp_path / "deep.json")
+
+
+def test_an_agent_that_is_nested_without_end_is_another_one():
+    config = {}
+    for _ in range(5000):
+        config = {"transformer": config}
+    assert "its configuration differs in " in other_agent({"config": config}, AGENT)
 
 
 def test_no_size_is_believed():

@@ -40,7 +40,7 @@ Item = Seen | UnitOut | str  # a string was typed
 
 
 class FolderRecorder:
-    """Writes in a thread of its own; what cannot be written is logged, and leaves nothing behind."""
+    """Writes in a thread of its own; what cannot be written is logged, and leaves no folder behind."""
 
     def __init__(self, directory: Path, licence: str, agent: Agent, setting: Setting, seed: int):
         """Record into a folder of its own in `directory`, whose name nobody chooses."""

@@ -65,9 +65,8 @@ class LineWriter:
         try:
             yield
         except OSError as error:
-            raise ReplayError(
-                self._path, f"cannot be written ({error.strerror})", "make room or name another"
-            ) from error
+            reason = f"cannot be written ({error.strerror})"
+            raise ReplayError(self._path, reason, "make room or name another place") from error
 
     def close(self) -> None:
         """Let go of the file."""

@@ -21,6 +21,7 @@ from wanstreamer_jax.stream.pace import Session
 from wanstreamer_jax.stream.placement import Placement
 
 STEPS = "flow.solver_steps"  # every unit says its own
+LEVELS = 4  # of a configuration
 SHOWN = 60  # characters of what a file says, in messages
 
 
@@ -59,15 +60,15 @@ def machine_facts(session: Session) -> dict[str, str | int]:
 def other_agent(recorded: dict[str, Any], agent: Agent) -> str:
     """How the agent of a recording is another one than this, in words; empty when it is this one."""
     here = agent_facts(agent)
-    theirs, ours = _flat(recorded.get("config")), _flat(here["config"])
+    theirs, ours = _flat(recorded["config"]), _flat(here["config"])
     names = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
     names = [name for name in names if name != STEPS]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return "its configuration differs in " + ", ".join(name[:SHOWN] for name in names[:3]) + more
     for part in ("weights", "tokenizer"):
-        if recorded.get(part) != here[part]:
-            return f"its {part} have the checksum {str(recorded.get(part))[:12]!r}, here {here[part][:12]!r}"
+        if recorded[part] != here[part]:
+            return f"its {part} have the checksum {recorded[part][:12]!r}, here {here[part][:12]!r}"
     return ""
 
 
@@ -80,11 +81,11 @@ def other_machine(recorded: dict[str, Any], here: dict[str, str | int]) -> list[
     ]
 
 
-def _flat(tree: Any, where: str = "") -> dict[str, Any]:
-    """The leaves of nested objects by dotted path."""
-    if not isinstance(tree, dict):
+def _flat(tree: Any, where: str = "", levels: int = LEVELS) -> dict[str, Any]:
+    """The leaves of nested objects by dotted path, down to so many levels."""
+    if not isinstance(tree, dict) or levels == 0:
         return {where: tree}
-    parts = (_flat(value, f"{where}.{name}" if where else str(name)) for name, value in tree.items())
+    parts = (_flat(value, f"{where}.{name}" if where else name, levels - 1) for name, value in tree.items())
     return {name: leaf for part in parts for name, leaf in part.items()}
 
 

@@ -86,7 +86,7 @@ class Player:
             shown, self._screen = pace.show(self._screen, then.unit, self._waiting.pop(then.unit))
         text = self._said.push(shown.text[0])
         same = sha256_shown(shown.frames[0], shown.samples[0], text) == then.sha256
-        return shown, [] if same else [Difference(then.unit, "shown", "as the user was given it")]
+        return shown, [] if same else [Difference(then.unit, "shown", "is not what the user was given")]
 
     def _oldest(self, before: int) -> int:
         """The oldest reply to a unit whose time is over."""

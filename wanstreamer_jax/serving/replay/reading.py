@@ -36,6 +36,7 @@ Kinds = dict[str, tuple[type, ...]]
 TEXT, WHOLE, OBJECT, LIST, FLAG, NOTHING = (str,), (int,), (dict,), (list,), (bool,), type(None)
 HEADER: Kinds = {"format": TEXT, "version": WHOLE, "source": TEXT, "began": TEXT, "seed": WHOLE}
 HEADER |= {"agent": OBJECT, "machine": OBJECT, "world": OBJECT}
+AGENT: Kinds = {"trained": FLAG, "config": OBJECT, "tokenizer": TEXT, "weights": TEXT}
 WORLD: Kinds = {"persona": TEXT, "portrait": (str, NOTHING), "voice": (dict, NOTHING)}
 SEEN: Kinds = {"seen": WHOLE, "skipped": WHOLE, "solver_steps": WHOLE, "text": LIST, "frames": TEXT, "samples": OBJECT}
 REPLY: Kinds = {"reply": WHOLE, "text": LIST, "frames": TEXT, "samples": TEXT}
@@ -66,6 +67,8 @@ def open_recording(path: Path) -> Recording:
         if line.number == 1:
             header = _checked(path, line.number, line.fields, HEADER)
             _checked(path, line.number, header["world"], WORLD)
+            _checked(path, line.number, header["agent"], AGENT)
+            _checked(path, line.number, header["machine"], dict.fromkeys(header["machine"], (str, int)))
             continue
         if counts["end"]:
             raise ReplayError(path, "comes after the end", REMEDY, line.number)
@@ -179,7 +182,7 @@ def _check_fields(fields: dict[str, Any], kinds: Kinds) -> None:
     differing = sorted(fields.keys() ^ kinds.keys())
     _check(not differing, f"fields that are missing or unknown: {', '.join(name[:20] for name in differing[:5])!r}")
     for name, types in kinds.items():
-        _check(type(fields[name]) in types, f"{name}: {str(fields[name])[:20]!r} is not what belongs there")
+        _check(type(fields[name]) in types, f"{name[:20]!r}: no {type(fields[name]).__name__} belongs there")
 
 
 def _check(holds: bool, message: str) -> None:

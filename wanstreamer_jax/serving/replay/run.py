@@ -132,12 +132,13 @@ class _Run:
     def report(self, elsewhere: list[str]) -> dict[str, Any]:
         return {
             "replayed": str(self._recording.path),
+            "began": self._recording.header["began"],
             "units": self._n_compared,
             "unanswered_units": self._recording.n_units - self._recording.n_replies,
             "failed": self._failed,
             "bit_equal": not self._differences,
             "cut_off": self._recording.is_cut_off,
-            "units_that_differ": len({difference.unit for difference in self._differences}),
+            "replies_that_differ": len({d.unit for d in self._differences if d.stream != "shown"}),
             "differences": [difference._asdict() for difference in self._differences[:MOST_LISTED]],
             "recorded_elsewhere": elsewhere,
         }
@@ -152,6 +153,6 @@ def _in_words(recording: Recording, report: dict[str, Any]) -> str:
         after += report["failed"]
     if report["bit_equal"]:
         return f"{path}: all {n_units} units are bit-equal{after}"
-    first, n_differ = report["differences"][0], report["units_that_differ"]
+    first, n_differ = report["differences"][0], report["replies_that_differ"]
     differs = f"unit {first['unit']} differs, the {first['stream']} {first['words']}"
-    return f"{path}: {differs}; {n_differ} of {n_units} units differ{after}"
+    return f"{path}: {differs}; {n_differ} of {n_units} replies differ{after}"
