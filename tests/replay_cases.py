@@ -1,25 +1,29 @@
 """A conversation with an agent that is late now and then; replay files with something else in them."""
 
+import itertools
 import json
 import time
+from contextlib import suppress
 
 import numpy as np
 
 from tests import small, small_preset
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.serving.conversation import Conversation, Plan
-from wanstreamer_jax.serving.replay.lines import LineWriter
+from wanstreamer_jax.serving.replay.lines import LineWriter, ReplayError
+from wanstreamer_jax.serving.replay.reading import open_recording
 from wanstreamer_jax.serving.slots import PlacementSlot
 from wanstreamer_jax.serving.world_file import Setting
 from wanstreamer_jax.stream.live import WALL_CLOCK
 from wanstreamer_jax.stream.placement import Unified
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, VIDEO_FPS
 from wanstreamer_jax.tokens import byte_tokenizer
 
 CONFIG = small_preset.config.with_solver_steps(2)
 AGENT = Agent(CONFIG, small.small_params(small_preset.config), byte_tokenizer(), trained=False)
 LATE_MS = {2: 450, 3: 0, 6: 250, 9: 170}  # units that take so much longer
 SEED = 11
+FRAME_MS = 1000 / VIDEO_FPS
 
 
 def place(agent, devices, events=None):
@@ -65,19 +69,21 @@ def a_setting():
     return Setting("kind", portrait, rng.normal(size=9999).astype(np.float32) / 5)
 
 
-def converse(slot, recorder, n_units, during=lambda: None):
-    """Talk, show pictures and type for so many units, on the clock; returns what was shown."""
+def converse(slot, recorder, n_lived, during=lambda: None):
+    """Talk, show pictures and type until so many units have been lived, or it fails; returns what was shown."""
     shown, endings = [], []
     conversation = Conversation(AGENT, slot, Plan(a_setting(), SEED, recorder), shown.append, endings.append)
     conversation.start()
     rng, size = np.random.default_rng(5), CONFIG.vision.picture
     began_ms = WALL_CLOCK.now_ms()
-    for k in range(n_units * UNIT_MS // (1000 // VIDEO_FPS)):
-        WALL_CLOCK.sleep_until(began_ms + k * 1000 / VIDEO_FPS)
+    for k in itertools.count():
+        if endings or slot.session.n_lived >= n_lived:
+            break
+        WALL_CLOCK.sleep_until(began_ms + k * FRAME_MS)
         pcm = rng.integers(-3000, 3000, SAMPLE_RATE_HZ // VIDEO_FPS)
-        conversation.inbox.hear(WALL_CLOCK.now_ms(), k * 40.0, pcm.astype(np.float32) / 2**15)
+        conversation.inbox.hear(WALL_CLOCK.now_ms(), k * FRAME_MS, pcm.astype(np.float32) / 2**15)
         picture = rng.integers(0, 256, (size.height, size.width, 3), np.uint8)
-        conversation.inbox.see(WALL_CLOCK.now_ms(), k * 40.0, picture)
+        conversation.inbox.see(WALL_CLOCK.now_ms(), k * FRAME_MS, picture)
         if k % 17 == 5:
             conversation.type("hi you")
     during()
@@ -85,6 +91,18 @@ def converse(slot, recorder, n_units, during=lambda: None):
     assert conversation.join()
     conversation.keep()
     return shown, endings
+
+
+def meanwhile(path, within_s=30.0):
+    """What a replay file says while it is being written, as soon as there is a reply in it."""
+    until_s = time.monotonic() + within_s
+    while time.monotonic() < until_s:
+        with suppress(ReplayError):
+            recording = open_recording(path)
+            if recording.n_replies:
+                return recording
+        time.sleep(0.05)
+    raise AssertionError(f"{path} holds no reply")
 
 
 def lines_of(path):

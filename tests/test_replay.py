@@ -7,7 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from tests.replay_cases import AGENT, CONFIG, LateSlot, a_setting, converse, lines_of, place, the, write_lines
+from tests.replay_cases import (
+    AGENT,
+    CONFIG,
+    LateSlot,
+    a_setting,
+    converse,
+    lines_of,
+    meanwhile,
+    place,
+    the,
+    write_lines,
+)
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.media import open_media
 from wanstreamer_jax.serving import slots as slots_module
@@ -21,7 +32,7 @@ from wanstreamer_jax.serving.slots import PlacementSlot
 from wanstreamer_jax.timeline import SAMPLES_PER_UNIT
 from wanstreamer_jax.tokens import word_tokenizer
 
-N_UNITS = 14
+N_LIVED = 12
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +50,9 @@ def recorded(slot, tmp_path_factory):
     directory = tmp_path_factory.mktemp("recordings")
     recorder = FolderRecorder(directory, "CC0-1.0", AGENT, a_setting(), 11)
     tape = recorder.folder.with_name(f"{recorder.folder.name}.json")
-    meanwhile = []
-    shown, _ = converse(LateSlot(slot), recorder, N_UNITS, lambda: meanwhile.append(open_recording(tape)))
-    return tape, shown, meanwhile[0]
+    said = []
+    shown, _ = converse(LateSlot(slot), recorder, N_LIVED, lambda: said.append(meanwhile(tape)))
+    return tape, shown, said[0]
 
 
 @pytest.fixture(autouse=True)
@@ -77,17 +88,17 @@ def test_what_was_late_skipped_and_reduced_comes_out_to_the_bit(recorded, tmp_pa
     film, report = tmp_path / "reply.mp4", tmp_path / "report.json"
     assert again(path, reply=film, report=report)
     said = json.loads(report.read_text())
-    assert said["units"] == len(lived(lines)) > 4
+    assert said["units"] == len(lived(lines)) >= N_LIVED
     assert (said["bit_equal"], said["cut_off"], said["differences"], said["failed"]) == (True, False, [], "")
     assert f"all {said['units']} units are bit-equal" in capsys.readouterr().err
     with open_media(film, CONFIG.picture) as media:
         assert media.n_units == len(shown)
 
 
-def test_the_file_is_there_while_the_conversation_lasts(recorded, tmp_path):
-    path, _, meanwhile = recorded
-    assert meanwhile.is_cut_off
-    assert 0 < meanwhile.n_replies <= open_recording(path).n_replies
+def test_the_file_is_there_while_the_conversation_lasts(recorded):
+    path, _, then = recorded
+    assert then.is_cut_off
+    assert 0 < then.n_replies <= open_recording(path).n_replies
     assert not open_recording(path).is_cut_off
 
 
@@ -147,7 +158,7 @@ def test_what_was_cut_off_is_replayed_up_to_there(recorded, tmp_path, capsys):
 
 def test_a_unit_that_failed_fails_again(slot, tmp_path, capsys):
     recorder = FolderRecorder(tmp_path, "CC0-1.0", AGENT, a_setting(), 11)
-    _, endings = converse(LateSlot(slot, fails_at=1), recorder, 4)
+    _, endings = converse(LateSlot(slot, fails_at=1), recorder, 9)
     assert endings[0].name == "failed"
     (path,) = tmp_path.glob("*.json")
     recording = open_recording(path)
