@@ -69,3 +69,23 @@ def test_automatic_is_a_websocket_on_this_machine(devices):  # noqa: F811
         return server.service.metrics.page().decode()
 
     assert 'wanstreamer_sessions_total{transport="websocket"} 1.0' in on_a_page(devices, test)
+
+
+def test_a_goodbye_is_shown_and_a_page_that_crashes_frees_its_slot_within_5_s(devices):  # noqa: F811
+    async def test(page, server):
+        await choose(page, "webrtc")
+        await begin(page)
+        (session,) = server.service._seats
+        server.service.end(session)
+        await page.until(f"{STATE} === 'ended'")
+        said = await page.eval("document.getElementById('welcome-text').textContent")
+        await server.until_free()
+        await begin(page)
+        crash = asyncio.create_task(page.call("Page.crash"))  # there is nobody left to answer
+        freed_s = await server.until_free(within_s=8)
+        crash.cancel()
+        return said, freed_s
+
+    said, freed_s = on_a_page(devices, test, LOOPBACK)
+    assert "ended by request" in said
+    assert freed_s < 5

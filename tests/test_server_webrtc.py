@@ -186,12 +186,12 @@ def test_a_peer_that_never_connects_is_let_go(monkeypatch):
 
 
 def test_a_client_that_never_starts_and_one_whose_time_is_over(monkeypatch):
-    monkeypatch.setattr(client, "START_WITHIN_S", 3.0)
+    monkeypatch.setattr(client, "START_WITHIN_S", 2.0)
     monkeypatch.setattr(client, "WARNED_S", 0.5)
 
     async def run():
         async with (
-            served([EchoSlot(), EchoSlot()], rules=Rules(time_limit_s=8.0)) as server,
+            served([EchoSlot(), EchoSlot()], rules=Rules(time_limit_s=4.0)) as server,
             calling(server) as silent,
             calling(server, {}) as other,
         ):
@@ -244,10 +244,10 @@ def test_lost_packets_cost_what_they_held_and_no_delay(monkeypatch, share):
         async with served() as server, calling(server, {}) as caller:
             await caller.heard(unit_after(2))
             stop = lose(monkeypatch, share)
-            await caller.heard(unit_after(22))
+            await caller.heard(unit_after(17))
             stop()
             stopped_ms = WALL_CLOCK.now_ms()
-            await caller.heard(unit_after(22 + 2000 // UNIT_MS))
+            await caller.heard(unit_after(17 + 2000 // UNIT_MS))
             return stopped_ms, server.service.load.n_used
 
     stopped_ms, n_used = asyncio.run(run())

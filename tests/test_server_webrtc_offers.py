@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
+from aiortc import RTCSessionDescription
 
 from tests.rtc_cases import SDP, Caller, calling, of_type, posted, unit_after
 from tests.server_cases import EchoSlot, served
@@ -106,6 +107,25 @@ def test_what_is_no_offer_is_refused():
     assert (json, large, n_used) == (415, 413, 0)
 
 
+def test_a_client_with_another_certificate_than_it_said_gets_nothing(monkeypatch):
+    monkeypatch.setattr(rtc_client, "CONNECT_WITHIN_S", 3.0)
+
+    async def run():
+        async with served() as server:
+            caller = Caller()
+            lines = (await caller.offer()).split("\r\n")
+            false = [
+                line[:-2] + ("00" if line[-2:] != "00" else "11") if "fingerprint" in line else line for line in lines
+            ]
+            status, _, answer = await posted(server, "\r\n".join(false))
+            await caller.connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+            await server.until_free(within_s=6)
+            await caller.close()
+            return status, caller.messages
+
+    assert asyncio.run(run()) == (201, [])
+
+
 def test_access_is_checked_before_an_offer_is_read():
     token = "0123456789abcdefTOKEN"
 
@@ -176,6 +196,17 @@ def send_junk(port, n):
             out.sendto(bytes([first]) + draw.randbytes(draw.randrange(1400)), ("127.0.0.1", port))
             if k % 50 == 0:
                 time.sleep(0.01)
+
+
+def test_a_message_without_end_ends_the_conversation():
+    async def run():
+        async with served() as server, calling(server, {}, media=False) as caller:
+            await caller.heard(unit_after(0))
+            caller.connection.sctp._remote_max_message_size = 0  # it is the client's own to keep to
+            caller.channel.send(bytes(6 << 20))
+            return await server.until_free(within_s=30)
+
+    assert asyncio.run(run()) < 30
 
 
 def test_aiortc_has_what_is_used_of_its_insides():
