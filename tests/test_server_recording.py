@@ -104,6 +104,7 @@ def test_a_conversation_is_recorded_when_its_user_wants_that_and_the_server_may(
                 await heard_from(ws, of_type("started"))
                 await ws.send_str(json.dumps({"type": "text", "text": "hello"}))
                 await speaking
+                await heard_from(ws, lambda m: m["type"] == "unit" and not m["concealed"])
                 await ws.send_str('{"type": "stop"}')
                 await heard_from(ws, of_type("goodbye"))
             await server.until_free()
@@ -117,7 +118,7 @@ def test_a_conversation_is_recorded_when_its_user_wants_that_and_the_server_may(
     folder, tape = sorted(tmp_path.iterdir())
     assert problems_of(folder) == []
     assert tape.name == f"{folder.name}.json"
-    assert open_recording(tape).n_replies > 3
+    assert open_recording(tape).n_replies > 0
 
 
 def test_a_full_disk_costs_the_conversation_nothing(tmp_path, monkeypatch):
