@@ -107,7 +107,7 @@ def test_a_key_frame_comes_when_it_is_asked_for():
             await ws.send_str('{"type": "key_frame"}')
             return (await heard_from(ws, of_type(KEY)))[-1]["time_ms"]
 
-    assert 0 < asyncio.run(run()) < KEY_EVERY * UNIT_MS
+    assert 0 < asyncio.run(run()) < 0.8 * KEY_EVERY * UNIT_MS
 
 
 def test_wrong_streams_have_names_and_ask_for_a_key_frame():
@@ -238,7 +238,9 @@ class Told:
         self.n_done += 1
 
     def until_idle(self):
+        began = time.monotonic()
         while self.n_done < self.n_put:
+            assert time.monotonic() - began < 30, "the thread that decodes is not there"
             time.sleep(0.005)
 
 

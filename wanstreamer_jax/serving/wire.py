@@ -219,14 +219,6 @@ def _portrait(_time_ms: float, payload: bytes) -> PortraitIn:
     return PortraitIn(payload)
 
 
-def _sound(time_ms: float, payload: bytes) -> SoundIn:
-    return SoundIn(time_ms, _samples(payload, MOST_SOUND_S))
-
-
-def _voice(_time_ms: float, payload: bytes) -> VoiceIn:
-    return VoiceIn(_samples(payload, MOST_VOICE_S))
-
-
 def _samples(payload: bytes, most_s: float) -> Float32[np.ndarray, " n"]:
     n_samples, odd = divmod(len(payload), 2)
     if odd or not 0 < n_samples <= most_s * SAMPLE_RATE_HZ:
@@ -238,9 +230,9 @@ def _samples(payload: bytes, most_s: float) -> Float32[np.ndarray, " n"]:
 
 _PARSERS: dict[int, Callable[[float, bytes], BinaryIn]] = {
     PICTURE: _picture,
-    SOUND: _sound,
+    SOUND: lambda time_ms, payload: SoundIn(time_ms, _samples(payload, MOST_SOUND_S)),
     PORTRAIT: _portrait,
-    VOICE: _voice,
+    VOICE: lambda _, payload: VoiceIn(_samples(payload, MOST_VOICE_S)),
     KEY_PICTURE: partial(_stream_picture, key=True),
     NEXT_PICTURE: partial(_stream_picture, key=False),
     PACKET: _packet,

@@ -1,17 +1,15 @@
 // The page: what it is doing, and who tells whom.
 
 import { Capture, openDevices } from "./capture.js";
-import { PLAIN, compressedForms } from "./codecs.js";
-import { Connection, HERE, pause } from "./connection.js";
+import { Connection, pause } from "./connection.js";
 import { Figures } from "./figures.js";
+import { Media } from "./media.js";
 import { Playback } from "./playback.js";
-import { Receiving } from "./receiving.js";
 import { Recorder } from "./recorder.js";
-import { Sending } from "./sending.js";
 import { Settings } from "./settings.js";
 import { TrackPlayback } from "./track-playback.js";
 import { Transcript } from "./transcript.js";
-import { KEYBOARD_ONLY, NO_SERVER, STATES, TOKEN_NEEDED, WELCOME, deviceTrouble, plainFromHere, serverState } from "./words.js";
+import { KEYBOARD_ONLY, NO_SERVER, STATES, TOKEN_NEEDED, WELCOME, deviceTrouble, serverState } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const [start, stop, mic, camera, record] = ["start", "stop", "mic-button", "camera-button", "record-button"].map(byId);
@@ -28,12 +26,10 @@ const pieces = new Playback(byId("agent"), shown);
 const tracks = new TrackPlayback(byId("agent"), byId("agent-video"), UNIT_MS, shown);
 let playback = pieces;
 const figures = new Figures(byId("figures-panel"), connection, () => playback, UNIT_MS);
-const sending = new Sending((...media) => connection.media(...media), (what) => transcript.event(plainFromHere("sent", what)));
-const receiving = new Receiving(pieces, { ask: () => connection.send({ type: "key_frame" }), failed: receivePlain });
-const capture = new Capture(byId("self"), sending);
+const media = new Media(connection, pieces, (text) => transcript.event(text));
+const capture = new Capture(byId("self"), media.sending);
 let audio = null;
 let config = null;
-let forms = null;  // of media, {send, receive}
 let stream = null;
 let beganMs = 0;
 
@@ -121,24 +117,10 @@ async function meet() {
   settings.adapt(config);
   const world = await settings.world(config);
   connection.choose(settings.transport, config);
-  forms = await chosenForms();
-  sending.begin(config, forms.send);
-  receiving.begin(config);
+  const forms = await media.begin(config, settings.forms);
   await play(connection.transport === "webrtc" ? tracks : pieces);
   figures.clear();
-  connection.open({ ...world, forms: forms.receive }, stream, config);
-}
-
-/** Compressed media save the network, plain ones both ends. */
-async function chosenForms() {
-  const wants = settings.forms === "compressed" || settings.forms === "" && !HERE.has(location.hostname);
-  return wants && connection.transport === "websocket" ? compressedForms(config) : { send: PLAIN, receive: PLAIN };
-}
-
-function receivePlain(what) {
-  transcript.event(plainFromHere("received", what));
-  forms.receive = { ...forms.receive, [what]: PLAIN[what] };
-  connection.send({ type: "forms", ...forms.receive });
+  connection.open({ ...world, forms }, stream, config);
 }
 
 /** Begin with what is heard and seen over this transport. */
@@ -163,9 +145,8 @@ function leave() {
   showRecording();
   connection.close();
   capture.stop();
-  sending.end();
+  media.end();
   playback.stop();
-  receiving.end();
   stream = null;
 }
 
@@ -182,8 +163,6 @@ connection.addEventListener("started", ({ detail }) => {
   }
   byId("type").focus({ preventScroll: true });
 });
-connection.addEventListener("media", ({ detail }) => receiving.take(detail));
-connection.addEventListener("key_frame", () => sending.renew());
 connection.addEventListener("stream", ({ detail: { media, receiver } }) => tracks.attach(media, receiver));
 connection.addEventListener("sent", ({ detail }) => tracks.note(detail));
 connection.addEventListener("fallback", () => meetAgain());
