@@ -19,7 +19,7 @@ from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.origin import leave_agent, open_origin
 from wanstreamer_jax.training.sharding import make_mesh
 from wanstreamer_jax.training.stages import find_stage, hearing
-from wanstreamer_jax.training.stages.words import places, spellings
+from wanstreamer_jax.training.stages.words import directions, spellings
 from wanstreamer_jax.training.step import Program
 
 WEIGHTS = HearingWeights(latents=12, clips=2)
@@ -125,12 +125,13 @@ def test_hearing_learns_a_small_set():
 def test_a_word_that_is_heard_lies_where_the_word_that_is_read_does():
     trees = hearing.init(CONFIG, WEIGHTS, parts(), jax.random.key(0))
     spoken = hearing.vocabulary()[1:]
-    there = np.asarray(places(CONFIG, FROZEN, spoken))
+    there = np.asarray(directions(CONFIG, FROZEN, spoken))
     ids, shares = spellings(CONFIG, spoken)
     word = hearing.vocabulary().index("red")
     own = [ids[word - 1, k] for k in np.flatnonzero(shares[word - 1])]
     assert bytes(own) == b" red"
-    np.testing.assert_allclose(there[word - 1], FROZEN["transformer"]["embedding"][np.array(own)].mean(axis=0), 1e-5)
+    means = np.einsum("Wt,WtD->WD", shares, np.asarray(FROZEN["transformer"]["embedding"])[ids])
+    np.testing.assert_allclose(there, means - means.mean(axis=0), atol=1e-6)
     nothing = jax.tree.map(jnp.zeros_like, trees[hearing.EARS]["hearing"]["projector"]["down"])
     nothing["bias"] = jnp.asarray(there[word - 1])  # every token is that word's place
     down = trees[hearing.EARS]["hearing"]["projector"] | {"down": nothing}

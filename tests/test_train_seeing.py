@@ -19,6 +19,7 @@ from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.origin import leave_agent, open_origin
 from wanstreamer_jax.training.sharding import make_mesh
 from wanstreamer_jax.training.stages import find_stage, seeing
+from wanstreamer_jax.training.stages.words import directions
 from wanstreamer_jax.training.step import Program
 
 CONFIG = small_preset.config  # it spells, byte by byte
@@ -81,7 +82,7 @@ def test_samples_are_of_their_seed_and_split():
 
 def test_what_is_shown_is_told_by_any_token_that_points_at_its_word():
     trees = seeing.init(CONFIG, WEIGHTS, parts(), jax.random.key(0))
-    words = seeing._directions(CONFIG, FROZEN, COLOURS)
+    words = directions(CONFIG, FROZEN, COLOURS)
     tokens = jnp.stack([jnp.zeros_like(words), words, -words], axis=1)  # of as many pictures as there are colours
     scores = seeing._pointed_at(tokens, words, trees[seeing.EYES]["heads"]["colours"])
     np.testing.assert_array_equal(jnp.argmax(scores, axis=-1), np.arange(len(COLOURS)) + 1)

@@ -41,7 +41,7 @@ from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import AXES
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Source, Stage, Trees
 from wanstreamer_jax.training.stages.sessions import world_tokenizer
-from wanstreamer_jax.training.stages.words import SHARPNESS, cosines, places
+from wanstreamer_jax.training.stages.words import cosines, directions, fresh_head
 
 EARS = "ears"
 SLOTS_PER_TOKEN = SAMPLES_PER_AUDIO_LATENT // SLOT
@@ -63,8 +63,7 @@ def init(config: Config, weights: HearingWeights, parts: Trees, key: jax.Array) 
         hearing = hearing | {"trunk": parts["audio_vae"]["encoder"]["trunk"]}
     width, n_outputs = config.transformer.width, SLOTS_PER_TOKEN * len(PHONEMES)
     phonemes = {"kernel": width**-0.5 * jax.random.normal(key, (width, n_outputs)), "bias": jnp.zeros(n_outputs)}
-    words = {"sharpness": jnp.float32(SHARPNESS), "no_word": jnp.float32(SHARPNESS / 2)}
-    return {EARS: {"hearing": hearing, "phonemes": phonemes, "words": words}}
+    return {EARS: {"hearing": hearing, "phonemes": phonemes, "words": fresh_head(len(vocabulary()) - 1)}}
 
 
 def objectives(training: Training) -> tuple[Objective, ...]:
@@ -106,9 +105,9 @@ def _scores(config: Config, trainees: Trees, frozen: Trees, batch: Batch) -> Tol
     tokens = part(config, {"perception": {"hearing": ears["hearing"]}}, "perception").hearing(clips)  # [B K, T, D]
     tokens = tokens.astype(jnp.float32)
     logits = tokens @ ears["phonemes"]["kernel"] + ears["phonemes"]["bias"]
-    alike = cosines(tokens, places(config, frozen, vocabulary()[1:]))  # [B K, T, W - 1]
+    alike = cosines(tokens, directions(config, frozen, vocabulary()[1:]))  # [B K, T, W - 1]
     words = ears["words"]["sharpness"] * jnp.pad(alike, ((0, 0), (0, 0), (1, 0)))
-    words = words.at[..., 0].set(ears["words"]["no_word"])
+    words = words.at[..., 0].set(ears["words"]["nothing"])
     phonemes = rearrange(logits, "B T (s P) -> B (T s) P", s=SLOTS_PER_TOKEN)
     return jax.tree.map(jax.nn.log_softmax, Told(phonemes, words))
 

@@ -33,10 +33,9 @@ from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import AXES
 from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Source, Stage, Trees
 from wanstreamer_jax.training.stages.sessions import world_tokenizer
-from wanstreamer_jax.training.stages.words import cosines, places
+from wanstreamer_jax.training.stages.words import cosines, directions, fresh_head
 
 EYES = "eyes"
-SHARPNESS = 6.0  # of fresh heads, by which cosines are multiplied
 _EMPTY = 0.1  # share of pictures without a card
 _BEFORE_MS = -1000  # a card that has been held up for a while
 
@@ -56,8 +55,8 @@ def init(config: Config, weights: SeeingWeights, parts: Trees, key: jax.Array) -
     """Sight, and a fresh head for each kind of word; TrainingError when the agent's tokenizer is not known here."""
     del weights, key
     world_tokenizer(config)
-    head = {"sharpness": jnp.float32(SHARPNESS), "nothing": jnp.float32(SHARPNESS / 2)}
-    return {EYES: {"vision": parts["perception"]["vision"], "heads": dict.fromkeys(Told._fields, head)}}
+    heads = {name: fresh_head(len(words)) for name, words in WORDS.items()}
+    return {EYES: {"vision": parts["perception"]["vision"], "heads": heads}}
 
 
 def objectives(training: Training) -> tuple[Objective, ...]:
@@ -94,13 +93,7 @@ def _scores(config: Config, trainees: Trees, frozen: Trees, batch: Batch) -> Tol
     vision = part(config, {"perception": {"vision": eyes["vision"]}}, "perception").vision
     tokens = vision(to_float(rearrange(batch["pictures"], "B K H W C -> (B K) 1 H W C")))  # [B K, S, D]
     kinds = WORDS.items()
-    return Told(**{name: _pointed_at(tokens, _directions(config, frozen, w), eyes["heads"][name]) for name, w in kinds})
-
-
-def _directions(config: Config, frozen: Trees, words: tuple[str, ...]) -> Float[Array, "W D"]:
-    """Words of a kind as they differ: they have so much in common that colours are 0.9 alike by their cosine."""
-    there = places(config, frozen, words)
-    return there - jnp.mean(there, axis=0)
+    return Told(**{name: _pointed_at(tokens, directions(config, frozen, w), eyes["heads"][name]) for name, w in kinds})
 
 
 def _pointed_at(tokens: Float[Array, "B S D"], words: Float[Array, "W D"], head: dict[str, jax.Array]) -> Array:
