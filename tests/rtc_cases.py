@@ -57,6 +57,9 @@ class Camera(MediaStreamTrack):
         return frame
 
 
+DEVICES = {"audio": Microphone, "video": Camera}
+
+
 async def _until(track, every_s):
     now_s = asyncio.get_running_loop().time()
     track.began_s = now_s if track.began_s is None else track.began_s
@@ -67,7 +70,7 @@ async def _until(track, every_s):
 class Caller:
     """A connection, what came over it, and how to say something."""
 
-    def __init__(self, media=True, pings=True):
+    def __init__(self, media=True, pings=True, kinds=("audio", "video")):
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.channel = self.connection.createDataChannel(CHANNEL)
         self.opened = asyncio.Event()
@@ -79,9 +82,9 @@ class Caller:
         self.channel.on("message", self._hear)
         self.channel.on("open", self.opened.set)
         self.connection.on("track", lambda track: self._tasks.append(asyncio.create_task(self._watch(track))))
-        for kind, device in (("audio", Microphone), ("video", Camera)):
+        for kind in kinds:
             if media:
-                self.connection.addTrack(device())
+                self.connection.addTrack(DEVICES[kind]())
             else:
                 self.connection.addTransceiver(kind, "recvonly")
 

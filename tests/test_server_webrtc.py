@@ -134,11 +134,15 @@ def test_a_server_that_stops_says_goodbye_and_leaves_nothing_behind():
     assert asyncio.run(run()) == "server_stops"
 
 
-def test_a_client_that_hangs_up_frees_its_slot_at_once():
+@pytest.mark.parametrize("what", ["connection", "channel"])
+def test_a_client_that_hangs_up_frees_its_slot_at_once(what):
     async def run():
-        async with served() as server:
-            async with calling(server, {}) as caller:
-                await caller.heard(unit_after(1))
+        async with served() as server, calling(server, {}) as caller:
+            await caller.heard(unit_after(1))
+            if what == "connection":
+                await caller.close()
+            else:
+                caller.channel.close()
             return await server.until_free()
 
     assert asyncio.run(run()) < 3

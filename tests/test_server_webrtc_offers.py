@@ -88,13 +88,20 @@ def test_mutated_offers_are_refused_in_words_and_leave_nothing_behind(monkeypatc
     assert after[1] <= before[1] + 6  # of asyncio's pool, which stay
 
 
+async def offering(*kinds):
+    """An offer of a data channel and such sections."""
+    caller = Caller(media=False, kinds=kinds)
+    offer = await caller.offer()
+    await caller.close()
+    return offer
+
+
 def test_what_is_no_offer_is_refused():
     async def run():
         async with served() as server:
-            offer = await Caller().offer()
-            sections = offer.split("m=")
-            too_few = "m=".join(sections[:-1])
-            too_many = offer + "m=" + sections[1]
+            offer = await offering("audio", "video")
+            too_few = await offering("video")
+            too_many = await offering("audio", "video", "video")
             candidates = "a=candidate:1 1 udp 2130706431 10.0.0.1 5000 typ host\r\n" * (peer.MOST_CANDIDATES + 1)
             bodies = ["", "{}", "v=0\r\n", "\x00" * 100, too_few, too_many, offer + candidates]
             found = [(await posted(server, body))[0] for body in bodies]
