@@ -2,6 +2,7 @@
 
     python benchmarks/serve.py cost                 cores a session, without a model, at 640x368
     python benchmarks/serve.py latency              signal to signal, with the bundled agent
+    python benchmarks/serve.py browser              the page in Chromium, over each transport, with and without a model
     python benchmarks/serve.py soak --minutes 10    memory, descriptors, threads and late units, minute by minute
 
 Processor time and memory are those of the server's own `/metrics`. Nothing else may run.
@@ -10,10 +11,12 @@ Processor time and memory are those of the server's own `/metrics`. Nothing else
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -117,6 +120,62 @@ def latency(args: argparse.Namespace) -> None:
     print(f"| of that, all else | {milliseconds(besides)} |")
 
 
+PAGE = """(() => {
+  window.drawn = [];
+  const context = document.getElementById('agent').getContext('2d'), draw = context.drawImage.bind(context);
+  context.drawImage = (...rest) => { draw(...rest); drawn.push(performance.now()); };
+})()"""
+SEEN = """(() => {
+  const gaps = drawn.slice(1).map((t, i) => t - drawn[i]);
+  const figure = (name) => document.getElementById(`figure-${name}`).textContent;
+  const fps = 1000 * (drawn.length - 1) / (drawn[drawn.length - 1] - drawn[0]);
+  const said = ['latency', 'unit', 'late'].map(figure);
+  return JSON.stringify([fps.toFixed(2), Math.max(...gaps).toFixed(0), ...said]);
+})()"""
+
+
+def browser(args: argparse.Namespace) -> None:
+    """The page's own figures, pictures drawn, and cores of the server, over each transport."""
+    sys.path.insert(0, str(ROOT))  # the tests' Chromium
+    servers = {"none": ("benchmarks/serve_echo.py",), "bundled": ("serve.py", "--port", "0", "--sessions", "1")}
+    print(f"{machine()}: the page in Chromium on the same machine, camera of 640x360, {args.seconds:.0f} s each")
+    print("| model | transport | media | cores | pictures/s | longest gap ms | signal to signal | unit | late |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for model in args.models:
+        with running(*servers[model]) as server:
+            for transport, forms in (("websocket", "plain"), ("websocket", "compressed"), ("webrtc", "compressed")):
+                figures = asyncio.run(on_the_page(server, transport, forms, args.seconds))
+                print(f"| {model} | {transport} | {forms} | {' | '.join(figures)} |", flush=True)
+
+
+async def on_the_page(server: Server, transport: str, forms: str, seconds: float) -> list[str]:
+    """A conversation on the page; the server's cores, and what the page says."""
+    from tests.chromium import GRANT, chromium, write_camera, write_microphone
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows, columns = np.mgrid[:360, :640]
+        waves = [127 + 60 * np.sin((columns + 4 * k) / 17) + 60 * np.cos((rows - 3 * k) / 11) for k in range(50)]
+        flags = write_camera(Path(folder, "camera.y4m"), np.stack(waves).astype(np.uint8))
+        tone = 0.2 * np.sin(np.arange(24_000) / 9).astype(np.float32)
+        flags = GRANT, flags, write_microphone(Path(folder, "mic.wav"), tone), "--allow-loopback-in-peer-connection"
+        async with chromium(*flags) as open_page, open_page(server.url) as page:
+            for name, value in (("transport", transport), ("forms", forms)):
+                await page.eval(f"document.getElementById('{name}-select').value = '{value}'")
+            await page.click("#start")
+            await page.until("document.body.dataset.state === 'live'")
+            await page.click("#figures-button")
+            await asyncio.sleep(WARM_UP_S)
+            await page.eval(PAGE)
+            began_s, before = time.monotonic(), server.figures()["process_cpu_seconds_total"]
+            await asyncio.sleep(seconds)
+            used = server.figures()["process_cpu_seconds_total"] - before
+            cores = used / (time.monotonic() - began_s)
+            told = json.loads(await page.eval(SEEN))
+            await page.click("#stop")
+            await asyncio.sleep(1)
+    return [f"{cores:.3f}", *told]
+
+
 def facts(heard: Heard) -> str:
     """What was late."""
     said = heard.facts
@@ -166,6 +225,10 @@ def main() -> None:
     question.set_defaults(run=latency)
     question.add_argument("--seconds", type=float, default=60.0, help="of conversation")
     question.add_argument("--serve", nargs="*", default=[], help="more options of serve.py")
+    question = questions.add_parser("browser", help=browser.__doc__)
+    question.set_defaults(run=browser)
+    question.add_argument("--seconds", type=float, default=60.0, help="of each conversation")
+    question.add_argument("--models", nargs="+", default=["none", "bundled"], help="none: 640x368 without one")
     question = questions.add_parser("soak", help=soak.__doc__)
     question.set_defaults(run=soak)
     question.add_argument("--minutes", type=int, default=10, help="of conversation")
