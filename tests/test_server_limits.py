@@ -22,7 +22,7 @@ from tests.server_cases import (
     served,
     speak,
 )
-from wanstreamer_jax.serving import idle, wire
+from wanstreamer_jax.serving import idle, webrtc, wire
 from wanstreamer_jax.serving.server import IDLE, MOST_BODY_BYTES
 
 HEAD = b"POST /v1/sessions/x HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -94,6 +94,20 @@ def test_headers_without_end_are_refused(line):
             return await asyncio.wait_for(reader.readline(), 5)
 
     assert asyncio.run(test()).split()[1] == b"400"
+
+
+def test_an_offer_that_comes_drop_by_drop_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(webrtc, "READ_WITHIN_S", 0.3)
+    head = b"POST /v1/rtc HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/sdp\r\nContent-Length: 9\r\n\r\nv="
+
+    async def test():
+        async with served() as server, raw(server) as (reader, writer):
+            writer.write(head)
+            answer = await asyncio.wait_for(reader.readline(), 5)
+            return answer, server.service.load.n_used
+
+    answer, n_used = asyncio.run(test())
+    assert (answer.split()[1], n_used) == (b"408", 0)
 
 
 def test_a_body_without_end_is_neither_kept_nor_read_for_long():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wanstreamer_jax.serving.rtc.client import RtcClient
 
 SDP = "application/sdp"
+READ_WITHIN_S = 5.0
 ANSWER_WITHIN_S = 5.0  # looking for names that browsers give to addresses takes one
 MISSING = "This server has no WebRTC: pip install 'wanstreamer-jax[webrtc]'. The WebSocket /v1/ws does the same."
 
@@ -38,7 +39,7 @@ class WebRtc:
             raise web.HTTPNotImplemented(text=MISSING)
         if request.content_type != SDP:
             raise web.HTTPUnsupportedMediaType(text=f"An offer is {SDP}.")
-        offer = (await request.read()).decode(errors="replace")
+        offer = await _read(request)
 
         from wanstreamer_jax.serving.rtc import peer
 
@@ -86,6 +87,15 @@ class WebRtc:
         finally:
             self._service.leave(seat)
             await client.peer.close()
+
+
+async def _read(request: web.Request) -> str:
+    """A request's body, unless it comes drop by drop."""
+    try:
+        async with asyncio.timeout(READ_WITHIN_S):
+            return (await request.read()).decode(errors="replace")
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text=f"An offer is sent within {READ_WITHIN_S:g} s.") from error
 
 
 def _came_from_here(request: web.Request) -> bool:
