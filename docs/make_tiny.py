@@ -2,8 +2,8 @@
 
     python docs/make_tiny.py AGENT
 
-AGENT is what a stage of `train.py configs/tiny.py` left. It is written at the preset's size, its numbers in half
-precision, which halves what is downloaded; they are computed with as the preset says.
+AGENT is what a stage of `train.py configs/tiny.py` left. It is written in half precision, which halves what is
+downloaded; it is computed with as its configuration says.
 """
 
 import argparse
@@ -22,19 +22,17 @@ from wanstreamer_jax.data.world.lexicon import AGENT_VOICE, PERSONA
 from wanstreamer_jax.data.world.speech import speak
 from wanstreamer_jax.media.picture import write_png
 from wanstreamer_jax.media.sound import write_wav
-from wanstreamer_jax.presets import load_preset
 
 PORTRAIT, VOICE = "portrait.png", "voice.wav"
 
 
 def bundle_agent(source: Path) -> None:
     """The agent, in half precision; ValueError when a number does not fit into it."""
-    agent, preset = load_agent(source), load_preset("tiny")
-    config = dataclasses.replace(preset, video_vae=agent.config.video_vae)  # the statistics of its latents
+    agent = load_agent(source)
     params = jax.tree.map(lambda x: np.asarray(x, np.float16), agent.params)
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(params)):
         raise ValueError(f"{source}: has numbers that half precision does not hold")
-    save_agent(bundled.AGENT, dataclasses.replace(agent, config=config, params=params), overwrite=True)
+    save_agent(bundled.AGENT, dataclasses.replace(agent, params=params), overwrite=True)
 
 
 def bundle_world() -> None:
