@@ -17,6 +17,7 @@ from tests import small_preset
 from wanstreamer_jax.agent import init_agent, save_agent
 from wanstreamer_jax.config import HistoryConfig
 from wanstreamer_jax.media.writer import MediaWriter
+from wanstreamer_jax.serving.world_file import read_setting
 from wanstreamer_jax.stream.placement import STEPS, Unified
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, UNIT_MS, VIDEO_FPS, Picture
 
@@ -39,7 +40,7 @@ def clip(tmp_path_factory):
 
 def run(monkeypatch, *args, preset=PRESET) -> int:
     """Exit code of `serve.py`."""
-    options = [*map(str, args), *(["--preset", preset] if preset else [])]
+    options = [*map(str, args), *(["--preset", preset] if preset and "--agent" not in args else [])]
     if "--placement" not in options and "--performer-ranks" not in options:
         options += ["--placement", "unified"]
     monkeypatch.setattr(sys, "argv", ["serve.py", *options])
@@ -84,6 +85,18 @@ def test_reply_is_as_long_as_the_input_and_the_report_is_complete(monkeypatch, c
     assert subtitles.read_text().startswith("WEBVTT")
     assert "untrained" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["reply.mp4", "reply.vtt", "report.json"]
+
+
+def test_the_bundled_agent_and_its_world_are_the_default(capsys):
+    args = serve.parse_args([])
+    agent, world = serve.open_agent(args), serve.world_file(args)
+    assert agent.trained
+    assert "Wanda" in read_setting(world, agent.config).persona
+    untrained = serve.parse_args(["--preset", PRESET])
+    assert not serve.open_agent(untrained).trained
+    assert serve.world_file(untrained) is None
+    with pytest.raises(ValueError, match="leave out --preset"):
+        serve.open_agent(serve.parse_args(["--preset", PRESET, "--agent", "x"]))
 
 
 def test_one_seed_is_one_conversation(monkeypatch, clip, tmp_path):

@@ -247,7 +247,8 @@ def test_wrong_options_are_one_sentence(monkeypatch, tmp_path, capsys, name):
     options, said = BAD_OPTIONS[name]
     (tmp_path / "weak").write_text("short")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["serve.py", "--port", "0", "--preset", PRESET, *options])
+    preset = [] if "--agent" in options else ["--preset", PRESET]
+    monkeypatch.setattr(sys, "argv", ["serve.py", "--port", "0", *preset, *options])
     assert serve.main() == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("serve.py: ")
@@ -269,7 +270,8 @@ def test_ctrl_c_drains_and_exits_with_0(tmp_path):
         assert process.wait(15) == 0, rest
     assert goodbye["name"] == "server_stops"
     assert '"recorded"' in rest
-    assert len([p for p in tmp_path.iterdir() if not p.name.startswith(".")]) == 1
+    session, replay = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith("."))
+    assert replay == f"{session}.json"
 
 
 async def _until_goodbye(port, stop):
