@@ -69,21 +69,21 @@ async def _talk(ws: ClientWebSocketResponse, seconds: float, pictures: list[byte
 
 
 async def _listen(ws: ClientWebSocketResponse, heard: Heard) -> None:
-    first_ms: dict[int, float] = {}  # when the first picture of a unit came
+    """What is said of a unit comes before its pictures."""
+    said: dict[int, dict] = {}  # of units whose first picture has not come
     async for message in ws:
         if message.type is WSMsgType.BINARY:
             kind, time_ms = HEADER.unpack_from(message.data)
             if kind == PICTURE:
                 heard.arrived_ms.append(now_ms())
-                first_ms.setdefault(round(time_ms / UNIT_MS - 0.25), heard.arrived_ms[-1])
+                _first_picture(said.pop(int(time_ms / UNIT_MS + 1e-6), {}), heard)
         elif message.type is WSMsgType.TEXT:
-            _note(json.loads(message.data), first_ms, heard)
+            facts = json.loads(message.data)
+            if facts["type"] == "unit":
+                heard.facts = said[facts["unit"]] = facts
 
 
-def _note(facts: dict, first_ms: dict[int, float], heard: Heard) -> None:
-    if facts["type"] != "unit":
-        return
-    heard.facts = facts
-    if facts["seen_ms"] is not None and facts["unit"] in first_ms:
-        heard.latency_ms.append(first_ms[facts["unit"]] - facts["seen_ms"])
+def _first_picture(facts: dict, heard: Heard) -> None:
+    if facts.get("seen_ms") is not None:
+        heard.latency_ms.append(heard.arrived_ms[-1] - facts["seen_ms"])
         heard.unit_ms.append(facts["unit_ms"])
