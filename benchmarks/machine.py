@@ -1,13 +1,10 @@
 """Which machine a table was made on."""
 
 import os
-import platform
-from pathlib import Path
+
+from wanstreamer_jax.cpu import processor_name
 
 
 def machine() -> str:
     """The processor's name and how many cores this process may use."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{processor_name()}, {len(os.sched_getaffinity(0))} cores"

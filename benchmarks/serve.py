@@ -22,11 +22,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from machine import machine
-from serve_client import Heard, camera, converse
+from serve_client import Heard, camera, converse, waves
 
 ROOT = Path(__file__).parents[1]
 OPENED = re.compile(rb"open (http\S+) in a browser")
@@ -51,20 +51,25 @@ class Server(NamedTuple):
 @contextlib.contextmanager
 def running(*command: str) -> Iterator[Server]:
     """Start a server, and wait until it is ready."""
-    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE) as process:
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=said) as process,
+    ):
         try:
-            seen = b""
-            while not (found := OPENED.search(seen)):
-                if not (line := os.read(process.stderr.fileno(), 4096)):
-                    raise SystemExit(seen.decode())
-                seen += line
-            with (Path("/dev/null")).open("wb") as nowhere:
-                subprocess.Popen(["cat"], stdin=process.stderr, stdout=nowhere)
-            server = Server(found[1].decode(), process.pid)
+            server = Server(_address(process, said), process.pid)
             _wait_until_ready(server)
             yield server
         finally:
             process.terminate()
+
+
+def _address(process: subprocess.Popen, said: IO[bytes]) -> str:
+    """Where a server listens, as it says on its way."""
+    while not (found := OPENED.search(os.pread(said.fileno(), 1 << 16, 0))):
+        if process.poll() is not None:
+            raise SystemExit(os.pread(said.fileno(), 1 << 16, 0).decode())
+        time.sleep(0.1)
+    return found[1].decode()
 
 
 def _wait_until_ready(server: Server) -> None:
@@ -153,9 +158,7 @@ async def on_the_page(server: Server, transport: str, forms: str, seconds: float
     from tests.chromium import GRANT, chromium, write_camera, write_microphone
 
     with tempfile.TemporaryDirectory() as folder:
-        rows, columns = np.mgrid[:360, :640]
-        waves = [127 + 60 * np.sin((columns + 4 * k) / 17) + 60 * np.cos((rows - 3 * k) / 11) for k in range(50)]
-        flags = write_camera(Path(folder, "camera.y4m"), np.stack(waves).astype(np.uint8))
+        flags = write_camera(Path(folder, "camera.y4m"), waves(640, 360, 50))
         tone = 0.2 * np.sin(np.arange(24_000) / 9).astype(np.float32)
         flags = GRANT, flags, write_microphone(Path(folder, "mic.wav"), tone), "--allow-loopback-in-peer-connection"
         async with chromium(*flags) as open_page, open_page(server.url) as page:

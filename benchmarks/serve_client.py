@@ -33,14 +33,19 @@ def now_ms() -> float:
     return time.monotonic() * 1000
 
 
-def camera(width: int, height: int, n: int = 25) -> list[bytes]:
-    """JPEGs of something that moves."""
+def waves(width: int, height: int, n: int) -> np.ndarray:
+    """Grey pictures of something that moves, [n, height, width]."""
     rows, columns = np.mgrid[:height, :width]
+    pictures = [127 + 60 * np.sin((columns + 4 * k) / 17) + 60 * np.cos((rows - 3 * k) / 11) for k in range(n)]
+    return np.stack(pictures).astype(np.uint8)
+
+
+def camera(width: int, height: int, n: int = 25) -> list[bytes]:
+    """The same as JPEGs."""
     pictures = []
-    for k in range(n):
-        waves = 127 + 60 * np.sin((columns + 4 * k) / 17) + 60 * np.cos((rows - 3 * k) / 11)
+    for grey in waves(width, height, n):
         out = io.BytesIO()
-        Image.fromarray(np.repeat(waves.astype(np.uint8)[..., None], 3, axis=2)).save(out, "JPEG", quality=85)
+        Image.fromarray(np.repeat(grey[..., None], 3, axis=2)).save(out, "JPEG", quality=85)
         pictures.append(out.getvalue())
     return pictures
 

@@ -17,13 +17,7 @@ import numpy as np
 from wanstreamer_jax import bundled
 from wanstreamer_jax.agent import load_agent, save_agent
 from wanstreamer_jax.data.world import World, make_session
-from wanstreamer_jax.data.world.folder import VOICE_SAMPLE
-from wanstreamer_jax.data.world.lexicon import AGENT_VOICE, PERSONA
-from wanstreamer_jax.data.world.speech import speak
-from wanstreamer_jax.media.picture import write_png
-from wanstreamer_jax.media.sound import write_wav
-
-PORTRAIT, VOICE = "portrait.png", "voice.wav"
+from wanstreamer_jax.data.world.folder import write_world
 
 
 def bundle_agent(source: Path) -> None:
@@ -39,9 +33,7 @@ def bundle_world() -> None:
     """Persona, portrait and voice of every session of the synthetic world."""
     folder = bundled.WORLD.parent
     folder.mkdir(exist_ok=True)
-    write_png(folder / PORTRAIT, make_session(0, World(seconds=1.0)).portrait)
-    write_wav(folder / VOICE, speak(VOICE_SAMPLE, AGENT_VOICE).samples)
-    fields = {"persona": PERSONA, "portrait": PORTRAIT, "voice": VOICE}
+    fields = write_world(make_session(0, World(seconds=1.0)).portrait, folder)
     bundled.WORLD.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 

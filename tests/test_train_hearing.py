@@ -10,13 +10,12 @@ import pytest
 
 from tests import small_preset
 from tests.small import small_params
-from wanstreamer_jax.agent import init_agent, load_agent, save_agent
+from tests.stage_cases import changed_sense
 from wanstreamer_jax.data.world.lexicon import AGENT_VOICE
 from wanstreamer_jax.data.world.phonemes import NOBODY, OTHER, PHONEMES, SLOT, index_of, phoneme_track
 from wanstreamer_jax.data.world.speech import Span, speak
 from wanstreamer_jax.training.config import HearingWeights, MeshShape, OptimizerConfig, Training
 from wanstreamer_jax.training.errors import TrainingError
-from wanstreamer_jax.training.origin import leave_agent, open_origin
 from wanstreamer_jax.training.sharding import make_mesh
 from wanstreamer_jax.training.stages import find_stage, hearing
 from wanstreamer_jax.training.stages.words import directions, spellings
@@ -163,17 +162,8 @@ def test_recordings_are_refused(tmp_path: Path):
 
 
 def test_an_agent_gets_new_ears_and_nothing_else(tmp_path: Path):
-    before = init_agent(CONFIG, 0)
-    save_agent(tmp_path / "before", before)
-    origin = open_origin(tmp_path / "before", CONFIG, 0)
     trees = hearing.init(CONFIG, WEIGHTS, parts(), jax.random.key(0))
-    moved = jax.tree.map(lambda x: np.asarray(x) + 1, trees)
-    leave_agent(origin, hearing.finish(CONFIG, moved, {}), "hearing", {}, tmp_path / "after")
-    after = load_agent(tmp_path / "after")
-    same = jax.tree.map(np.array_equal, before.params, after.params)
-    assert not any(jax.tree.leaves(same["perception"].pop("hearing")))
-    assert jax.tree.all(same)
-    assert not after.trained
+    assert changed_sense(tmp_path, CONFIG, hearing.stage, "hearing", trees)
 
 
 def test_what_was_heard_can_be_read(tmp_path: Path):

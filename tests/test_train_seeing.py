@@ -10,13 +10,12 @@ import pytest
 
 from tests import small_preset
 from tests.small import small_params
-from wanstreamer_jax.agent import init_agent, load_agent, save_agent
+from tests.stage_cases import changed_sense
 from wanstreamer_jax.data.world.camera import PALETTE
 from wanstreamer_jax.data.world.lexicon import COLOURS, Card, Split
 from wanstreamer_jax.timeline import Picture
 from wanstreamer_jax.training.config import MeshShape, OptimizerConfig, SeeingWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
-from wanstreamer_jax.training.origin import leave_agent, open_origin
 from wanstreamer_jax.training.sharding import make_mesh
 from wanstreamer_jax.training.stages import find_stage, seeing
 from wanstreamer_jax.training.stages.words import directions
@@ -114,17 +113,8 @@ def test_recordings_and_unknown_tokenizers_are_refused(tmp_path: Path):
 
 
 def test_an_agent_gets_new_eyes_and_nothing_else(tmp_path: Path):
-    before = init_agent(CONFIG, 0)
-    save_agent(tmp_path / "before", before)
-    origin = open_origin(tmp_path / "before", CONFIG, 0)
     trees = seeing.init(CONFIG, WEIGHTS, parts(), jax.random.key(0))
-    moved = jax.tree.map(lambda x: np.asarray(x) + 1, trees)
-    leave_agent(origin, seeing.finish(CONFIG, moved, {}), "seeing", {}, tmp_path / "after")
-    after = load_agent(tmp_path / "after")
-    same = jax.tree.map(np.array_equal, before.params, after.params)
-    assert not any(jax.tree.leaves(same["perception"].pop("vision")))
-    assert jax.tree.all(same)
-    assert not after.trained
+    assert changed_sense(tmp_path, CONFIG, seeing.stage, "vision", trees)
 
 
 def test_what_was_seen_can_be_looked_at(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""What comes with the package: a tiny agent, the world that its sessions begin with, and a clip to try it on."""
+"""What comes with the package: a tiny agent, and the world that its sessions begin with."""
 
 from importlib import resources
 from pathlib import Path

@@ -110,6 +110,11 @@ class WorldConfig:
     max_text: int = 512  # tokens of persona text
     max_voice: int = 50  # latents of voice sample
 
+    @property
+    def n_voice_samples(self) -> int:
+        """Samples of the longest voice."""
+        return self.max_voice * SAMPLES_PER_AUDIO_LATENT
+
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:

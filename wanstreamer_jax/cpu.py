@@ -1,14 +1,23 @@
-"""What makes a CPU fast at training: large pages of memory, and a device for each core."""
+"""What makes a CPU fast at training: large pages of memory, and a device for each core; and which one it is."""
 
 import os
+import platform
 import sys
 from pathlib import Path
 
 import jax
 
+_CPUINFO = Path("/proc/cpuinfo")
 _LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _TUNABLE = "glibc.malloc.hugetlb=1"
 _TIMEOUTS_S = {"warn_stuck": 300, "terminate": 600}  # a device that waits for another may wait for its core
+
+
+def processor_name() -> str:
+    """The processor, as Linux knows it, or as Python does."""
+    lines = _CPUINFO.read_text("utf-8").splitlines() if _CPUINFO.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def use_large_pages() -> None:

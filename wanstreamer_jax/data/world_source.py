@@ -11,9 +11,8 @@ from wanstreamer_jax.data.assemble import Piece, Whole, assemble, in_units
 from wanstreamer_jax.data.layout import Layout, encode_persona, lay_out_words
 from wanstreamer_jax.data.record import Record, Streams, to_int16
 from wanstreamer_jax.data.world import Session, World, make_session
-from wanstreamer_jax.data.world.folder import LICENCE, VOICE_SAMPLE
-from wanstreamer_jax.data.world.lexicon import AGENT_VOICE, PERSONA
-from wanstreamer_jax.data.world.speech import speak
+from wanstreamer_jax.data.world.folder import LICENCE, voice_sample
+from wanstreamer_jax.data.world.lexicon import PERSONA
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT
 from wanstreamer_jax.tokens import Tokenizer
 
@@ -41,7 +40,7 @@ def from_world(session: Session, tokenizer: Tokenizer, layout: Layout) -> Record
 
 @functools.cache
 def _voice(n_most: int) -> Int16[np.ndarray, " m"]:
-    samples = speak(VOICE_SAMPLE, AGENT_VOICE).samples[:n_most]
+    samples = voice_sample()[:n_most]
     return to_int16(samples[: len(samples) // SAMPLES_PER_AUDIO_LATENT * SAMPLES_PER_AUDIO_LATENT])
 
 

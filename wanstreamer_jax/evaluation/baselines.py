@@ -17,11 +17,10 @@ from wanstreamer_jax.data.world.lexicon import AGENT_VOICE
 from wanstreamer_jax.data.world.speech import speak
 from wanstreamer_jax.evaluation.lived import Lived, Written
 from wanstreamer_jax.evaluation.voice import speech
-from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLE_RATE_HZ, SAMPLES_PER_UNIT, UNIT_MS, Picture
+from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_MS, SAMPLES_PER_UNIT, UNIT_MS, Picture
 
 QUIET_MS = 400
 RULE_ANSWER = "It is red."
-_PER_MS = SAMPLE_RATE_HZ // 1000
 
 
 def world(session: Session) -> Lived:
@@ -53,7 +52,7 @@ def rule(session: Session) -> Lived:
     answer = speak(RULE_ANSWER, AGENT_VOICE).samples
     samples, written = np.zeros_like(session.agent_samples), []
     for heard in speech(session.user_samples, QUIET_MS):
-        first = (heard.end_ms + QUIET_MS) * _PER_MS
+        first = (heard.end_ms + QUIET_MS) * SAMPLES_PER_MS
         if first + len(answer) > len(samples):
             break
         samples[first : first + len(answer)] = answer

@@ -15,13 +15,12 @@ import numpy as np
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.data.layout import Layout, lay_out_words
 from wanstreamer_jax.data.world import Session
-from wanstreamer_jax.data.world.folder import VOICE_SAMPLE
-from wanstreamer_jax.data.world.lexicon import AGENT_VOICE, PERSONA
-from wanstreamer_jax.data.world.speech import speak
+from wanstreamer_jax.data.world.folder import voice_sample
+from wanstreamer_jax.data.world.lexicon import PERSONA
 from wanstreamer_jax.evaluation.lived import Lived, Written
+from wanstreamer_jax.serving.placing import place_agent
 from wanstreamer_jax.serving.world_file import Setting, make_start
-from wanstreamer_jax.stream.executables import beside_compilation_cache
-from wanstreamer_jax.stream.placement import Reply, Unified
+from wanstreamer_jax.stream.placement import Reply
 from wanstreamer_jax.stream.types import Observation
 from wanstreamer_jax.stream.worker import StepError
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
@@ -37,7 +36,7 @@ class ClosedLoop(AbstractContextManager["ClosedLoop"]):
         """`batch` is B."""
         self._agent, self._batch, self._on_unit = agent, batch, on_unit
         self._layout = Layout.of(agent.config, agent.tokenizer)
-        self._placement = Unified(agent.config, agent.params, executables=beside_compilation_cache(agent.config))
+        self._placement = place_agent(agent, None)
         self._streams: list[TextStream] = []
 
     def begin(self, sessions: Sequence[Session], first_seed: int) -> None:
@@ -83,9 +82,8 @@ class ClosedLoop(AbstractContextManager["ClosedLoop"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for what is under way, and end the threads."""
-        if self._streams:  # begun
-            with suppress(StepError):
-                self._placement.settle()
+        with suppress(StepError):
+            self._placement.settle()
         self._placement.close()
 
     def _filled(self, sessions: Sequence[Session]) -> list[Session]:
@@ -95,7 +93,7 @@ class ClosedLoop(AbstractContextManager["ClosedLoop"]):
 
 def setting_of(session: Session) -> Setting:
     """The world in which the agent finds itself, as it was trained in."""
-    return Setting(PERSONA, session.portrait, speak(VOICE_SAMPLE, AGENT_VOICE).samples)
+    return Setting(PERSONA, session.portrait, voice_sample())
 
 
 def _by_unit(frames: np.ndarray) -> np.ndarray:

@@ -23,9 +23,8 @@ from wanstreamer_jax.evaluation.turn_taking import asked
 from wanstreamer_jax.evaluation.voice import Span, speech
 from wanstreamer_jax.media.sound import write_wav
 from wanstreamer_jax.media.writer import write_film
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from wanstreamer_jax.timeline import FRAME_MS, SAMPLES_PER_FRAME, SAMPLES_PER_MS
 
-_PER_MS = SAMPLE_RATE_HZ // 1000
 _LEAD_MS, _TAIL_MS = 400, 1000  # of a clip before what it is about, and after
 _OVERLAP_TASKS = {
     Kind.STOP: "user_interruption",
@@ -51,7 +50,7 @@ Add = Callable[[Path, Session, Lived], None]
 
 def add_full_duplex_bench(folder: Path, session: Session, lived: Lived) -> None:
     """Add the clips of a session: pauses, turns, interruptions, back-channels, voices in the background."""
-    last_ms = len(lived.samples) // _PER_MS
+    last_ms = len(lived.samples) // SAMPLES_PER_MS
     for number, clip in enumerate(_clips(session.labels, last_ms)):
         place = folder / clip.task / f"{session.labels.seed}-{number:02d}"
         place.mkdir(parents=True)
@@ -109,7 +108,7 @@ def _event(text: str, span: Span, zero_ms: int) -> dict[str, Any]:
 
 def add_videofdb(folder: Path, session: Session, lived: Lived) -> None:
     """Add the clips of a session: the user interrupts, shows something, speaks while the agent listens."""
-    last_ms = len(lived.samples) // _PER_MS
+    last_ms = len(lived.samples) // SAMPLES_PER_MS
     for number, (bucket, dynamic, turn, event) in enumerate(_dynamics(session.labels)):
         place = folder / bucket / dynamic / f"{session.labels.seed}-{number:02d}"
         place.mkdir(parents=True)
@@ -119,11 +118,11 @@ def add_videofdb(folder: Path, session: Session, lived: Lived) -> None:
             "agent": (lived.frames, lived.samples),
             "reference": (session.agent_frames, session.agent_samples),
         }
-        frames = slice(span.start_ms * _PER_MS // SAMPLES_PER_FRAME, span.end_ms * _PER_MS // SAMPLES_PER_FRAME)
+        frames = slice(span.start_ms // FRAME_MS, span.end_ms // FRAME_MS)
         samples = slice(frames.start * SAMPLES_PER_FRAME, frames.stop * SAMPLES_PER_FRAME)
         for name, (pictures, sound) in sides.items():
             write_film(place / f"{name}.mp4", pictures[frames], sound[samples])
-        zero_ms = frames.start * SAMPLES_PER_FRAME // _PER_MS
+        zero_ms = frames.start * FRAME_MS
         onset_s, end_s = _seconds(event, zero_ms)
         about = {"bucket": bucket, "dynamic": dynamic, "onset_s": onset_s, "end_s": end_s}
         _write_json(place / "metadata.json", about | {"context": turn.question, "reference_text": turn.expected})
@@ -145,7 +144,7 @@ LAYOUTS: Mapping[str, Add] = {"full-duplex-bench": add_full_duplex_bench, "video
 
 
 def _cut(samples: Float32[np.ndarray, " n"], span: Span) -> Float32[np.ndarray, " m"]:
-    return samples[span.start_ms * _PER_MS : span.end_ms * _PER_MS]
+    return samples[span.start_ms * SAMPLES_PER_MS : span.end_ms * SAMPLES_PER_MS]
 
 
 def _seconds(span: Span, zero_ms: int) -> list[float]:

@@ -11,10 +11,9 @@ from jaxtyping import Float64
 
 from wanstreamer_jax.data.world import Composition, measure_opening
 from wanstreamer_jax.evaluation.lived import Lived
-from wanstreamer_jax.timeline import SAMPLES_PER_FRAME, VIDEO_FPS
+from wanstreamer_jax.timeline import FRAME_MS, SAMPLES_PER_FRAME
 
 MOST_LAG = 10  # frames
-FRAME_MS = 1000 / VIDEO_FPS
 FOUND = 0.2  # a curve that nowhere reaches this has no offset
 
 Lags = Float64[np.ndarray, " lags"]
@@ -42,7 +41,7 @@ def offset_ms(curve: Lags) -> float | None:
     if curve[best] < FOUND:
         return None
     if not 0 < best < len(curve) - 1:
-        return (best - MOST_LAG) * FRAME_MS
+        return float((best - MOST_LAG) * FRAME_MS)
     before, peak, after = curve[best - 1 : best + 2]
     bend = before - 2 * peak + after
     return float((best - MOST_LAG + (0.5 * (before - after) / bend if bend else 0.0)) * FRAME_MS)

@@ -8,9 +8,8 @@ from jaxtyping import Float64, UInt8
 
 from wanstreamer_jax.data.world import Composition, Labels, face_box, measure_nod
 from wanstreamer_jax.evaluation.voice import Span, marked
-from wanstreamer_jax.timeline import VIDEO_FPS, Picture
+from wanstreamer_jax.timeline import FRAME_MS, Picture
 
-FRAME_MS = 1000 // VIDEO_FPS
 NOD_HEIGHT = 0.018  # of the room: a third of a nod close up, half of one further away
 LISTENS_ON_MS = 400  # after the user has spoken, while a nod that began still shows
 LOOK_HEIGHT = 64  # pixels: larger pictures are made smaller before they are compared

@@ -71,8 +71,7 @@ def open_output(places: Places) -> Iterator[Output]:
     with ExitStack() as stack:
         keep = [_into_layout(stack, name, folder) for name, folder in places.layouts]
         if places.is_file:
-            file = PendingFile(places.output)
-            stack.callback(file.discard)
+            file = stack.enter_context(PendingFile(places.output))
             yield Output(file, None, keep)
             return
         check_replaceable(places.output, REPORT, overwrite=places.overwrite)

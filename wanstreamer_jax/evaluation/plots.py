@@ -10,9 +10,10 @@ import numpy as np
 
 from wanstreamer_jax.evaluation.drift import minutes_apart
 from wanstreamer_jax.evaluation.floor import Did, Should
-from wanstreamer_jax.evaluation.lips import FRAME_MS, MOST_LAG
+from wanstreamer_jax.evaluation.lips import MOST_LAG
 from wanstreamer_jax.evaluation.report import AGENT, NAMES, WORLD, Report
 from wanstreamer_jax.evaluation.turn_taking import ANSWER_MS, LATEST_MS
+from wanstreamer_jax.timeline import FRAME_MS
 
 _COLOURS = {AGENT: "#b3471d", WORLD: "#1f5fa8", "silent": "#999999", "copying": "#5b2d90", "rule": "#2c7a4b"}
 _BIN_MS = 40

@@ -27,9 +27,8 @@ from wanstreamer_jax.evaluation.turn_taking import (
     latency_ms,
 )
 from wanstreamer_jax.evaluation.voice import Span, speech, speech_level_db
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
+from wanstreamer_jax.timeline import SAMPLES_PER_MS
 
-_PER_MS = SAMPLE_RATE_HZ // 1000
 _WRITTEN = {
     Group.SEEN: Share.ANSWER_SEEN,
     Group.UNSEEN: Share.ANSWER_UNSEEN,
@@ -68,13 +67,13 @@ def score(session: Session, lived: Lived) -> Score:
         RuntimeError: pocketsphinx is not installed.
     """
     labels, spoken = session.labels, speech(lived.samples)
-    asks = asked(labels, len(lived.samples) // _PER_MS)
+    asks = asked(labels, len(lived.samples) // SAMPLES_PER_MS)
     overlapped = tuple(Overlapped(o.should, judged(o, spoken)) for o in overlaps(labels))
     curve = sync_curve(lived, labels.composition)
     return Score(
         chances=(
             *(chance for ask in asks for chance in _of_turn(ask, lived, spoken)),
-            *_of_idle(labels, asks, spoken, len(lived.samples) // _PER_MS),
+            *_of_idle(labels, asks, spoken, len(lived.samples) // SAMPLES_PER_MS),
             *(chance for o in overlapped for chance in _of_overlap(o)),
         ),
         spoken_latencies_ms=_latencies(asks, spoken, typed=False),
@@ -131,7 +130,7 @@ def _of_turn(ask: Asked, lived: Lived, spoken: Sequence[Span]) -> Iterator[Chanc
 def _reply_sound(ask: Asked, samples: Float32[np.ndarray, " n"], spoken: Sequence[Span]) -> np.ndarray:
     """What the agent says from when its answer may begin until the next thing happens, without what is quiet."""
     cut = [(max(s.start_ms, ask.answer_from_ms, 0), min(s.end_ms, ask.until_ms)) for s in spoken]
-    pieces = [samples[start * _PER_MS : end * _PER_MS] for start, end in cut if start < end]
+    pieces = [samples[start * SAMPLES_PER_MS : end * SAMPLES_PER_MS] for start, end in cut if start < end]
     return np.concatenate([np.zeros(0, np.float32), *pieces])
 
 

@@ -1,18 +1,22 @@
 """A file that appears only when it is complete: written beside its place under another name, then renamed."""
 
+import json
 import os
 import secrets
 from abc import abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wanstreamer_jax.media.errors import MediaError
 
 
-class PendingFile:
-    """The place of a file to be, and the hidden file `part` that becomes it."""
+class PendingFile(AbstractContextManager["PendingFile"]):
+    """The place of a file to be, and the hidden file `part` that becomes it.
+
+    As a context manager it leaves nothing behind but what was committed.
+    """
 
     def __init__(self, path: Path, source: Path | None = None) -> None:
         """Check that `path` can be written, and that it is not `source`, which is being read.
@@ -32,9 +36,20 @@ class PendingFile:
         """Let the file appear, in place of one that was there."""
         self.part.replace(self.path)
 
+    def commit_json(self, contents: Any) -> None:
+        """Let the file appear, with this in it."""
+        self.part.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        self.commit()
+
     def discard(self) -> None:
         """Leave nothing behind."""
         self.part.unlink(missing_ok=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Discard what was not committed."""
+        self.discard()
 
 
 Writer = TypeVar("Writer")

@@ -16,7 +16,7 @@ from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.record import AgentLatents, Record, Streams
 from wanstreamer_jax.model import init_params
 from wanstreamer_jax.planning.liveness import Listing, buffers_of
-from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT, SAMPLES_PER_UNIT
+from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
 from wanstreamer_jax.tokens import byte_tokenizer
 from wanstreamer_jax.training.config import MeshShape, Training
 from wanstreamer_jax.training.flops import count_flops
@@ -158,6 +158,6 @@ def _record(config: Config, U: int, encoded: bool) -> Record:
         agent_frames=frames((U, FRAMES_PER_UNIT, shown.height, shown.width, 3)), agent_samples=samples,
         frame_before=portrait, user_text=np.zeros((U, text.max_user), np.int32), n_user_text=count,
         agent_text=said, n_agent_text=count, heard=said, n_heard=count, persona=np.zeros(world.max_text, np.int32),
-        portrait=portrait, voice=np.zeros(world.max_voice * SAMPLES_PER_AUDIO_LATENT, np.int16),
+        portrait=portrait, voice=np.zeros(world.n_voice_samples, np.int16),
         latents=latents if encoded else None,
     )  # fmt: skip

@@ -83,9 +83,7 @@ class Client(ABC):
         try:
             ending = await asyncio.shield(self.seat.ending)  # a handler may be cancelled: the reason is not
             if ending != GONE:
-                with suppress(TimeoutError, ConnectionError):
-                    async with asyncio.timeout(2 * GOODBYE_S):
-                        await self._goodbye(ending, sender)
+                await self._goodbye(ending, sender)
         finally:
             for task in (*others, sender):
                 task.cancel()
@@ -96,10 +94,12 @@ class Client(ABC):
         self._outbox.put(json.dumps({"type": kind, **facts}))
 
     async def _goodbye(self, ending: Ending, sender: asyncio.Task) -> None:
-        self.say("goodbye", name=ending.name, message=ending.message)
-        self._outbox.close()
-        await sender
-        await self.close(ending)
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(2 * GOODBYE_S):
+                self.say("goodbye", name=ending.name, message=ending.message)
+                self._outbox.close()
+                await sender
+                await self.close(ending)
 
     # ---- Out
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from wanstreamer_jax.media.picture import Fitter
 from wanstreamer_jax.serving.pictures import LARGEST_SIDE, BadPictureError
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, VIDEO_FPS, Picture
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_MS, VIDEO_FPS, Picture
 
 # Key frames come when they are asked for, so that the one who asks knows which pictures need no others.
 _X264 = {
@@ -42,7 +42,6 @@ PACKET_MS = 20
 MOST_PACKET_MS = 120
 BIT_RATE = 32_000
 _PACKET_SAMPLES = PACKET_MS * SAMPLE_RATE_HZ // 1000
-_SAMPLES_PER_MS = SAMPLE_RATE_HZ / 1000
 # How long one frame lasts, by the first five bits of a packet (RFC 6716, section 3.1).
 _FRAME_MS = 3 * (10, 20, 40, 60) + 2 * (10, 20) + 4 * (2.5, 5, 10, 20)
 # Opus decodes to 48 kHz: half of it, below 12 kHz. The filter looks so many samples ahead.
@@ -185,13 +184,13 @@ class SoundEncoder:
             Packets, each with the time of the first sample it is decoded to.
         """
         packets = []
-        start = round(time_ms * _SAMPLES_PER_MS)
+        start = round(time_ms * SAMPLES_PER_MS)
         pieces = samples.astype(np.float32).reshape(-1, 1, _PACKET_SAMPLES)
         for i, piece in enumerate(pieces):
             frame = AudioFrame.from_ndarray(piece, format="flt", layout="mono")
             frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, start + i * _PACKET_SAMPLES
             # The encoder's stamps know its delay: they are 6.5 ms earlier than what was put in.
-            packets += [((p.pts or 0) / _SAMPLES_PER_MS, bytes(p)) for p in self._codec.encode(frame)]
+            packets += [((p.pts or 0) / SAMPLES_PER_MS, bytes(p)) for p in self._codec.encode(frame)]
         return packets
 
 

@@ -23,15 +23,14 @@ from wanstreamer_jax.serving.clock_offset import ClockOffset
 from wanstreamer_jax.serving.pictures import BadPictureError, decode_picture
 from wanstreamer_jax.serving.sound_line import SoundLine
 from wanstreamer_jax.timeline import (
+    FRAME_MS,
     FRAMES_PER_UNIT,
     SAMPLE_RATE_HZ,
     SAMPLES_PER_UNIT,
     UNIT_MS,
-    VIDEO_FPS,
     Picture,
 )
 
-FRAME_MS = 1000 / VIDEO_FPS
 SLIP_MS = 10.0  # a unit begins where the one before ended, unless that is so far from where it should
 MOST_PICTURES = 16  # held: what a unit needs, four times
 STILL_MS = 1000.0  # so long a camera that stops is a picture that stands; then it is darkness

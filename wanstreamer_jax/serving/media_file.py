@@ -5,7 +5,6 @@ latency later.
 """
 
 import dataclasses
-import json
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from wanstreamer_jax.media.reader import MediaReader, MediaUnit, open_media
 from wanstreamer_jax.media.subtitles import SubtitleWriter
 from wanstreamer_jax.media.writer import MediaWriter
 from wanstreamer_jax.parallel.mesh import Devices
-from wanstreamer_jax.serving.placing import observation, place_agent
+from wanstreamer_jax.serving.placing import COMPILING, observation, place_agent
 from wanstreamer_jax.serving.replay.records import RecordWriter
 from wanstreamer_jax.serving.replay.tape import FILE, open_writer, recorded
 from wanstreamer_jax.serving.report import CompileCounter, Latencies
@@ -62,7 +61,8 @@ def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
         media = stack.enter_context(open_media(job.source, config.vision.picture))
         writer = stack.enter_context(MediaWriter(job.reply, config.picture, job.source))
         subtitles = stack.enter_context(SubtitleWriter(job.subtitles, job.source)) if job.subtitles else None
-        report, trace = (_pending(stack, path, job.source) for path in (job.report, job.trace))
+        report = stack.enter_context(PendingFile(job.report, job.source)) if job.report else None
+        trace = stack.enter_context(PendingFile(job.trace, job.source)) if job.trace else None
         events: list[Event] = []
         placement = place_agent(agent, job.devices, events if trace else None)
         stack.callback(placement.close)
@@ -78,22 +78,12 @@ def stream_file(agent: Agent, job: Job, setting: Setting) -> bool:
             recording.end()
         said = run.report(media)
         if report:
-            report.part.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
-            report.commit()
+            report.commit_json(said)
         if trace:
             write_trace(trace.part, events)
             trace.commit()
     print(_in_words(job.reply, said), file=sys.stderr)
     return finished
-
-
-def _pending(stack: ExitStack, path: Path | None, source: Path) -> PendingFile | None:
-    """A file that appears when it is committed, and leaves nothing otherwise."""
-    if path is None:
-        return None
-    pending = PendingFile(path, source)
-    stack.callback(pending.discard)
-    return pending
 
 
 def _recording(agent: Agent, job: Job, setting: Setting, placement: Placement) -> RecordWriter | None:
@@ -106,7 +96,7 @@ def _recording(agent: Agent, job: Job, setting: Setting, placement: Placement) -
 def _warmed_up(agent: Agent, placement: Placement, setting: Setting, seed: int) -> CompileCounter:
     """Compile every step on a unit of nothing, then begin the session; what is compiled from now on is counted."""
     start = make_start(agent.config, agent.tokenizer, [setting], [seed])
-    print("compiling (slow the first time, then it is remembered) ...", file=sys.stderr, flush=True)
+    print(COMPILING, file=sys.stderr, flush=True)
     placement.begin(start)
     placement.step(observation(agent.config, None, None, []))
     placement.begin(start)

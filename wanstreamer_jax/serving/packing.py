@@ -4,9 +4,8 @@ from wanstreamer_jax.serving import wire
 from wanstreamer_jax.serving.codecs import PictureEncoder, SoundEncoder
 from wanstreamer_jax.serving.conversation import UnitOut
 from wanstreamer_jax.serving.pictures import encode_jpeg
-from wanstreamer_jax.timeline import UNIT_MS, VIDEO_FPS, Picture
+from wanstreamer_jax.timeline import FRAME_MS, UNIT_MS, Picture
 
-FRAME_MS = 1000 / VIDEO_FPS
 KEY_EVERY = 25  # units: 4 s
 
 

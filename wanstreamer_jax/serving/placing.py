@@ -14,6 +14,8 @@ from wanstreamer_jax.stream.types import Observation
 from wanstreamer_jax.stream.worker import Event
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
 
+COMPILING = "compiling (slow the first time, then it is remembered) ..."
+
 
 def place_agent(agent: Agent, devices: Devices | None, events: list[Event] | None = None) -> Placement:
     """The placement that devices ask for, None being one for all; what it does is noted in `events`."""

@@ -8,9 +8,7 @@ seen a unit and the agent's latency later.
 
 import itertools
 import json
-import queue
 import secrets
-import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,9 +25,10 @@ from wanstreamer_jax.media.sound import write_wav
 from wanstreamer_jax.media.writer import MediaWriter
 from wanstreamer_jax.serving.conversation import UnitOut
 from wanstreamer_jax.serving.inbox import Seen
-from wanstreamer_jax.serving.log import logger, say
+from wanstreamer_jax.serving.log import say
 from wanstreamer_jax.serving.replay.tape import Displayed, Tape
 from wanstreamer_jax.serving.world_file import Setting
+from wanstreamer_jax.serving.writing import Writing
 from wanstreamer_jax.stream.pace import Session
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS
 
@@ -46,13 +45,11 @@ class FolderRecorder:
         """Record into a folder of its own in `directory`, whose name nobody chooses."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         self.folder = directory / f"session-{stamp}-{secrets.token_hex(4)}"
-        self._items: queue.Queue[Item | None] = queue.Queue(2 * MOST_WAITING)
-        self._is_behind = False
         self._about: dict[str, Any] = {"licence": licence, "seed": seed}
         self._agent, self._setting = agent, setting
         self._tape = Tape(self.folder.with_name(f"{self.folder.name}.json"), agent, setting, seed)
-        self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
-        self._thread.start()
+        self._writing = Writing[Item]("recording", 2 * MOST_WAITING, self._keep, "a recording could not be written")
+        self._writing.start()
 
     def watch(self, session: Session) -> Session:
         """The session that lives, of which everything is kept that it takes to live it again."""
@@ -60,39 +57,28 @@ class FolderRecorder:
 
     def user(self, seen: Seen) -> None:
         """The user's next unit."""
-        self._put(seen)
+        self._writing.put(seen)
 
     def agent(self, out: UnitOut) -> None:
         """The agent's next unit."""
-        self._put(out)
+        self._writing.put(out)
         shown = (out.unit, out.frames, out.samples, out.text, out.concealed, out.counters.missed)
         self._tape.put(Displayed(*shown))
 
     def typed(self, text: str) -> None:
         """What the user typed, in the unit that comes next."""
-        self._put(text)
+        self._writing.put(text)
 
     def finish(self) -> None:
         """Write the folder; returns when it is there."""
-        self._items.put(None)
+        self._writing.end()
         self._tape.finish()
-        self._thread.join()
+        self._writing.join()
 
-    def _put(self, item: Item) -> None:
-        try:
-            self._items.put_nowait(item)
-        except queue.Full:
-            self._is_behind = True
-
-    def _run(self) -> None:
-        items = iter(self._items.get, None)
-        try:
-            with pending_directory(self.folder) as folder:
-                self._write(folder, items)
-            say("recorded", folder=self.folder.name)
-        except Exception:  # noqa: BLE001 - a recording that fails costs the conversation nothing
-            logger.exception("a recording could not be written")
-            deque(items, maxlen=0)  # what still comes is let go
+    def _keep(self, items: Iterator[Item]) -> None:
+        with pending_directory(self.folder) as folder:
+            self._write(folder, items)
+        say("recorded", folder=self.folder.name)
 
     def _write(self, folder: Path, items: Iterator[Item]) -> None:
         config = self._agent.config
@@ -101,8 +87,6 @@ class FolderRecorder:
             user = stack.enter_context(MediaWriter(folder / USER, config.vision.picture))
             agent = stack.enter_context(MediaWriter(folder / AGENT, config.picture))
             for item in items:
-                if self._is_behind:
-                    raise OSError("the disk is too slow for a recording")
                 sides.put(item)
                 for seen, out in sides.pairs():
                     user.write(seen.frames, seen.samples)

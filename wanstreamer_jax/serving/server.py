@@ -33,7 +33,7 @@ from wanstreamer_jax.serving.pictures import LARGEST_SIDE
 from wanstreamer_jax.serving.service import Opened, Rules, Service
 from wanstreamer_jax.serving.webrtc import WebRtc, has_webrtc
 from wanstreamer_jax.serving.websocket import serve_websocket
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT, UNIT_MS, VIDEO_FPS
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS, VIDEO_FPS
 
 DRAIN_S = 8.0  # for goodbyes and recordings
 MOST_BODY_BYTES = 1 << 16
@@ -233,9 +233,7 @@ def _facts(service: Service, opened: Opened) -> dict[str, Any]:
             "message_bytes": wire.MOST_MESSAGE_BYTES,
             "text_characters": wire.MOST_TEXT,
             "picture_side": LARGEST_SIDE,
-            "voice_samples": min(
-                config.world.max_voice * SAMPLES_PER_AUDIO_LATENT, int(wire.MOST_VOICE_S * SAMPLE_RATE_HZ)
-            ),
+            "voice_samples": min(config.world.n_voice_samples, int(wire.MOST_VOICE_S * SAMPLE_RATE_HZ)),
         },
     }
 

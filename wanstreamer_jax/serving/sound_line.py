@@ -3,12 +3,11 @@
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_MS
 
 LINE_SAMPLES = 2 * SAMPLE_RATE_HZ  # the newest are kept
 SLIP_SAMPLES = SAMPLE_RATE_HZ // 50  # stamps that are off by less are those of sound that goes on
 FADE_SAMPLES = SAMPLE_RATE_HZ // 500  # 2 ms, at the edges of what is missing
-SAMPLES_PER_MS = SAMPLE_RATE_HZ / 1000
 
 _RISE = np.linspace(0, 1, FADE_SAMPLES + 2, dtype=np.float32)[1:-1]
 _NOWHERE = np.iinfo(np.int64).min

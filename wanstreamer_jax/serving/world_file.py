@@ -41,7 +41,7 @@ def read_setting(path: Path, config: Config) -> Setting:
         with open_media(path.parent / fields["portrait"], config.picture) as media:
             portrait = next(iter(media)).frames[0]
     if "voice" in fields:
-        n_units = -(-config.world.max_voice * SAMPLES_PER_AUDIO_LATENT // SAMPLES_PER_UNIT)
+        n_units = -(-config.world.n_voice_samples // SAMPLES_PER_UNIT)
         with open_media(path.parent / fields["voice"], config.picture) as media:
             units = [unit.samples[: unit.n_samples] for _, unit in zip(range(n_units), media, strict=False)]
         voice = np.concatenate(units)
@@ -74,7 +74,7 @@ def make_start(config: Config, tokenizer: Tokenizer, settings: list[Setting], se
     """
     limit, B, picture = config.world, len(settings), config.picture
     text = np.zeros((B, limit.max_text), np.int32)
-    voice = np.zeros((B, limit.max_voice * SAMPLES_PER_AUDIO_LATENT), np.float32)
+    voice = np.zeros((B, limit.n_voice_samples), np.float32)
     portrait = np.zeros((B, picture.height, picture.width, 3), np.uint8)
     n_text, n_voice = np.zeros(B, np.int32), np.zeros(B, np.int32)
     for b, setting in enumerate(settings):

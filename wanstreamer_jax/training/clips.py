@@ -31,11 +31,18 @@ class WorldClips:
 
     def __getitem__(self, index: int) -> Sample:
         """Make a session and cut it."""
-        seed = int(index) + (HELDOUT_SEED if self.world.split is Split.HELDOUT else 0)
+        seed = seed_of(int(index), self.world.split)
         return self.cut(np.random.default_rng((seed, _CUTS)), make_session(seed, self.world))
 
 
 HELDOUT_SEED, _CUTS = 2**31, 99  # training sessions have lower seeds
+
+
+def seed_of(number: int, split: Split) -> int:
+    """The seed of a sample: no two splits share one."""
+    return number + (HELDOUT_SEED if split is Split.HELDOUT else 0)
+
+
 PLACES = 16  # that a clip of sound is chosen from
 
 

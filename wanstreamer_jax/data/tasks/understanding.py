@@ -10,7 +10,7 @@ from wanstreamer_jax.data.tasks.sentences import make_dialogue, make_sentence, n
 from wanstreamer_jax.data.tasks.sounds import in_room, make_sound, place
 from wanstreamer_jax.data.text import TOLD_LATE_MS
 from wanstreamer_jax.data.world import Who, Word
-from wanstreamer_jax.data.world.camera import Look, Showing, film
+from wanstreamer_jax.data.world.camera import Look, Showing, film, somewhere
 from wanstreamer_jax.data.world.lexicon import MAX_SHAPES, NUMBERS, Card, make_card, make_voice
 from wanstreamer_jax.data.world.script import Line
 from wanstreamer_jax.data.world.sound import Room
@@ -24,9 +24,8 @@ _MOST_TURNS, _TURN_GAP = 3, 2  # of a dialogue; units
 def image_captioning(rng: np.random.Generator, setting: Setting) -> Content:
     """One still picture of a card, from the first unit on."""
     card = _card(rng, setting)
-    x, y = _somewhere(rng)
-    showing = Showing(card, -1000, -500, ((-500, x, y),))
-    picture = film(Look.draw(rng), (showing,), setting.layout.user_picture, 1)
+    x, y = somewhere(rng)
+    picture = film(Look.draw(rng), (Showing.still(card, x, y),), setting.layout.user_picture, 1)
     return Content(
         words=written(f"{sentence(noun_of(card))}.", 0),
         user_frames=np.repeat(picture, setting.n_frames, axis=0),
@@ -56,7 +55,7 @@ def video_captioning(rng: np.random.Generator, setting: Setting) -> Content:
 def _act(rng: np.random.Generator, card: Card, start_ms: int) -> tuple[Showing, list[tuple[int, str]]]:
     """A card that comes, perhaps moves, and goes; and what is told of it, when it has happened."""
     it, s = ("They", "") if card.count > 1 else ("It", "s")
-    x, y = _somewhere(rng)
+    x, y = somewhere(rng)
     settled = start_ms + int(rng.integers(400, 700))
     places, told = [(settled, x, y)], [(settled, f"{sentence(noun_of(card))} appear{s}.")]
     leave = settled + int(rng.integers(500, 1000))
@@ -119,10 +118,6 @@ def dialogue(rng: np.random.Generator, setting: Setting) -> Content:
 
 def _card(rng: np.random.Generator, setting: Setting) -> Card:
     return make_card(rng, setting.split, int(rng.integers(1, MAX_SHAPES + 1)))
-
-
-def _somewhere(rng: np.random.Generator) -> tuple[float, float]:
-    return float(rng.uniform(-0.5, 0.5)), float(rng.uniform(0.42, 0.54))
 
 
 def _line(rng: np.random.Generator, setting: Setting, start_ms: int) -> Line:

@@ -54,6 +54,11 @@ class Showing:
     leave_ms: int | None = None  # none: it stays
     gone_ms: int | None = None
 
+    @classmethod
+    def still(cls, card: Card, x: float, y: float) -> "Showing":
+        """A card that has been held up for a while."""
+        return cls(card, -1000, -500, ((-500, x, y),))
+
     def middle(self, n_frames: int) -> tuple[Curve, Curve]:
         """Where its middle is in each frame: x and y."""
         _, first_x, _ = self.places[0]
@@ -70,6 +75,11 @@ class Showing:
         """The frames in which most of it is in view."""
         _, y = self.middle(n_frames)
         return np.flatnonzero(y < _SEEN).tolist()
+
+
+def somewhere(rng: np.random.Generator) -> tuple[float, float]:
+    """Where somebody holds up a card: x and y of its middle."""
+    return float(rng.uniform(-0.5, 0.5)), float(rng.uniform(0.42, 0.54))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32, UInt8
+
 from wanstreamer_jax.data.world.lexicon import AGENT_NAME, AGENT_VOICE, PERSONA
 from wanstreamer_jax.data.world.session import Session, World, in_processes, make_session
 from wanstreamer_jax.data.world.speech import speak
@@ -34,12 +37,23 @@ def write_session(session: Session, folder: Path) -> None:
     with pending_directory(folder) as fresh:
         write_film(fresh / "user.mp4", session.user_frames, session.user_samples)
         write_film(fresh / "agent.mp4", session.agent_frames, session.agent_samples)
-        write_png(fresh / "portrait.png", session.portrait)
-        write_wav(fresh / "voice.wav", speak(VOICE_SAMPLE, AGENT_VOICE).samples)
+        world = write_world(session.portrait, fresh)
         labels = session.labels.to_json()
         words = [json.dumps(_in_order(word, "who", "start_ms", "end_ms", "text")) for word in labels.pop("words")]
         (fresh / "words.jsonl").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
-        (fresh / "session.json").write_text(json.dumps(_about(session, labels), indent=1), encoding="utf-8")
+        (fresh / "session.json").write_text(json.dumps(_about(session, world, labels), indent=1), encoding="utf-8")
+
+
+def write_world(portrait: UInt8[np.ndarray, "h w 3"], folder: Path) -> dict[str, str]:
+    """Write `portrait.png` and `voice.wav`; what sessions begin with, by their names."""
+    write_png(folder / "portrait.png", portrait)
+    write_wav(folder / "voice.wav", voice_sample())
+    return {"persona": PERSONA, "portrait": "portrait.png", "voice": "voice.wav"}
+
+
+def voice_sample() -> Float32[np.ndarray, " n"]:
+    """The agent's voice, as it is given to the agent."""
+    return speak(VOICE_SAMPLE, AGENT_VOICE).samples
 
 
 def write_sessions(folder: Path, seeds: Iterable[int], world: World, workers: int = 1) -> Iterator[Path]:
@@ -54,9 +68,9 @@ def _make_and_write(seed: int, parent: Path, world: World) -> Path:
     return folder
 
 
-def _about(session: Session, labels: dict[str, Any]) -> dict[str, Any]:
+def _about(session: Session, world: dict[str, str], labels: dict[str, Any]) -> dict[str, Any]:
     return {
-        "world": {"persona": PERSONA, "portrait": "portrait.png", "voice": "voice.wav"},
+        "world": world,
         "licence": LICENCE,
         "rates": {"video_fps": VIDEO_FPS, "sample_rate_hz": SAMPLE_RATE_HZ, "unit_ms": UNIT_MS},
         "units": session.n_units,

@@ -6,9 +6,7 @@ import enum
 from wanstreamer_jax.data.world.camera import Showing
 from wanstreamer_jax.data.world.lexicon import Kind, Split
 from wanstreamer_jax.data.world.speech import Span, Voice, speak
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
-
-_SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
+from wanstreamer_jax.timeline import SAMPLES_PER_MS
 
 
 class Who(enum.StrEnum):
@@ -49,7 +47,7 @@ class Line:
     def words(self) -> list[Word]:
         """Its words, as far as they were said."""
         spans = [
-            (self.start_ms + w.start // _SAMPLES_PER_MS, self.start_ms + w.end // _SAMPLES_PER_MS, w.text)
+            (self.start_ms + w.start // SAMPLES_PER_MS, self.start_ms + w.end // SAMPLES_PER_MS, w.text)
             for w in speak(self.text, self.voice).words
         ]
         return [Word(self.who, a, min(b, self.end_ms), text) for a, b, text in spans if a < self.end_ms]
@@ -57,7 +55,7 @@ class Line:
     @property
     def phonemes(self) -> list[Span]:
         """Its phonemes, as far as they were said, in samples since the start of the session."""
-        first, last = self.start_ms * _SAMPLES_PER_MS, self.end_ms * _SAMPLES_PER_MS
+        first, last = self.start_ms * SAMPLES_PER_MS, self.end_ms * SAMPLES_PER_MS
         spans = speak(self.text, self.voice).phonemes
         return [Span(p.text, first + p.start, min(first + p.end, last)) for p in spans if first + p.start < last]
 

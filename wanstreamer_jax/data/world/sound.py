@@ -8,11 +8,10 @@ from jaxtyping import Float32
 
 from wanstreamer_jax.data.world.script import Line, Script, Who
 from wanstreamer_jax.data.world.speech import speak
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_MS
 
 Samples = Float32[np.ndarray, " n"]
 
-_MS = SAMPLE_RATE_HZ // 1000  # in samples
 _FADE_MS = 25  # of a line that is cut, before its end
 _FAR_HZ = 1800  # somebody far away sounds dull
 
@@ -65,11 +64,11 @@ def user_sound(script: Script, room: Room, n_samples: int) -> Samples:
 def _mix(lines: list[Line], n_samples: int) -> Samples:
     samples = np.zeros(n_samples, np.float32)
     for line in lines:
-        first, last = (ms * _MS for ms in (line.start_ms, line.end_ms))
+        first, last = (ms * SAMPLES_PER_MS for ms in (line.start_ms, line.end_ms))
         whole = speak(line.text, line.voice).samples
         spoken = whole[: last - first].copy()
-        if len(whole) - len(spoken) > _MS:  # it is cut, by more than times are rounded
-            n_fade = min(_FADE_MS * _MS, len(spoken))
+        if len(whole) - len(spoken) > SAMPLES_PER_MS:  # it is cut, by more than times are rounded
+            n_fade = min(_FADE_MS * SAMPLES_PER_MS, len(spoken))
             spoken[len(spoken) - n_fade :] *= np.linspace(1, 0, n_fade, dtype=np.float32)
         samples[first : first + len(spoken)] += spoken[: max(n_samples - first, 0)]
     return samples

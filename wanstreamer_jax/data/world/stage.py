@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from wanstreamer_jax.data.world.camera import Showing
+from wanstreamer_jax.data.world.camera import Showing, somewhere
 from wanstreamer_jax.data.world.lexicon import (
     AGENT_VOICE,
     MAX_SHAPES,
@@ -145,7 +145,7 @@ class Stage:
         card = make_card(self.rng, self.split, count)
         if self.showings and self.showings[-1].card == card:  # it would not be another one
             card = Card(card.colour, card.shape, card.count % MAX_SHAPES + 1)
-        x, y = self._somewhere()
+        x, y = somewhere(self.rng)
         settled = self.now_ms + self.between((400, 700))
         self.showings.append(Showing(card, self.now_ms, settled, ((settled, x, y),)))
         self.is_held = True
@@ -155,7 +155,7 @@ class Stage:
         """The user holds the card elsewhere, from now on."""
         held = self.showings[-1]
         _, x, y = held.places[-1]
-        there = (self.now_ms + self.between((300, 700)), *self._somewhere())
+        there = (self.now_ms + self.between((300, 700)), *somewhere(self.rng))
         self.showings[-1] = dataclasses.replace(held, places=(*held.places, (self.now_ms, x, y), there))
         self.now_ms = there[0]
 
@@ -166,6 +166,3 @@ class Stage:
             self.showings[-1] = dataclasses.replace(self.showings[-1], leave_ms=self.now_ms, gone_ms=gone)
             self.now_ms = gone + self.between((50, 300))
             self.is_held = False
-
-    def _somewhere(self) -> tuple[float, float]:
-        return float(self.rng.uniform(-0.5, 0.5)), float(self.rng.uniform(0.42, 0.54))

@@ -5,9 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +14,7 @@ import numpy as np
 import wanstreamer_jax
 from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.config import to_json
+from wanstreamer_jax.cpu import processor_name
 from wanstreamer_jax.serving.replay.arrays import digest
 from wanstreamer_jax.stream.pace import Session
 from wanstreamer_jax.stream.placement import Placement
@@ -49,7 +48,7 @@ def machine_facts(session: Session) -> dict[str, str | int]:
         **versions,
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "processor": _processor(),
+        "processor": processor_name(),
         "processors": os.cpu_count() or 0,
         "placement": placement,
         "performer_ranks": ranks,
@@ -87,10 +86,3 @@ def _flat(tree: Any, where: str = "", levels: int = LEVELS) -> dict[str, Any]:
         return {where: tree}
     parts = (_flat(value, f"{where}.{name}" if where else name, levels - 1) for name, value in tree.items())
     return {name: leaf for part in parts for name, leaf in part.items()}
-
-
-def _processor() -> str:
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text("utf-8").splitlines() if cpu.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

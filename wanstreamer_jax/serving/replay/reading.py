@@ -21,7 +21,6 @@ from wanstreamer_jax.serving.replay.records import (
     Replied,
     Seen,
     Shown,
-    most_voice,
     some_pixels,
 )
 from wanstreamer_jax.serving.world_file import Setting
@@ -88,7 +87,7 @@ def setting_of(recording: Recording, config: Config) -> Setting:
         if world["portrait"] is not None:
             portrait = unpack_frames(world["portrait"], black(config.picture), 1)[0]
         if world["voice"] is not None:
-            voice = unpack_samples(world["voice"], most_voice(config))
+            voice = unpack_samples(world["voice"], config.world.n_voice_samples)
     except UnpackError as error:
         raise ReplayError(recording.path, f"its world: {error}", REMEDY, 1) from error
     return Setting(world["persona"], portrait, voice)

@@ -16,10 +16,10 @@ from wanstreamer_jax.serving.replay.arrays import digest, pack_frames, pack_samp
 from wanstreamer_jax.serving.replay.lines import LineWriter
 from wanstreamer_jax.serving.world_file import Setting
 from wanstreamer_jax.stream.placement import Reply
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
+from wanstreamer_jax.timeline import SAMPLES_PER_MS
 
 SOME_COLUMNS = 16  # of the last frame of a unit, and every so many milliseconds a sample
-SAMPLE_STEP = SAMPLE_RATE_HZ // 1000
+SAMPLE_STEP = SAMPLES_PER_MS
 
 
 class Seen(NamedTuple):
@@ -122,11 +122,6 @@ def header_fields(source: str, began: str, seed: int, setting: Setting, limits: 
     if setting.portrait is not None:
         portrait = pack_frames(setting.portrait[None], np.zeros_like(setting.portrait))
     if setting.voice is not None:
-        voice = pack_samples(np.asarray(setting.voice[: most_voice(limits)], np.float32))
+        voice = pack_samples(np.asarray(setting.voice[: limits.world.n_voice_samples], np.float32))
     world = {"persona": setting.persona, "portrait": portrait, "voice": voice}
     return {"source": source, "began": began, "seed": seed, "world": world}
-
-
-def most_voice(config: Config) -> int:
-    """Samples of a voice that a world holds."""
-    return config.world.max_voice * SAMPLES_PER_AUDIO_LATENT

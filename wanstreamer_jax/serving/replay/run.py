@@ -1,7 +1,6 @@
 """`serve.py --replay FILE`: whether a recorded conversation comes out again bit for bit, and where it does not."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,19 +13,19 @@ from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.media.output import PendingFile
 from wanstreamer_jax.media.writer import MediaWriter
 from wanstreamer_jax.parallel.mesh import Devices
-from wanstreamer_jax.serving.placing import place_agent
+from wanstreamer_jax.serving.placing import COMPILING, place_agent
 from wanstreamer_jax.serving.replay.lines import ReplayError
 from wanstreamer_jax.serving.replay.origin import machine_facts, other_agent, other_machine
 from wanstreamer_jax.serving.replay.player import Difference, Player
 from wanstreamer_jax.serving.replay.reading import REMEDY, Recording, records, setting_of
 from wanstreamer_jax.serving.replay.records import Record, Replied, Seen, Shown
+from wanstreamer_jax.serving.replay.tape import LIVE
 from wanstreamer_jax.serving.world_file import make_start
 from wanstreamer_jax.stream import pace
 from wanstreamer_jax.stream.placement import HistoryFullError, Reply
 from wanstreamer_jax.stream.worker import StepError
 
 MOST_LISTED = 100  # differences in a report
-LIVE = "live"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,25 +48,21 @@ def replay(agent: Agent, recording: Recording, job: ReplayJob) -> bool:
     setting = setting_of(recording, agent.config)
     start = make_start(agent.config, agent.tokenizer, [setting], [recording.header["seed"]])
     with ExitStack() as stack:
-        film = MediaWriter(job.reply, agent.config.picture, recording.path) if job.reply else None
-        if film:
-            stack.enter_context(film)
-        report = PendingFile(job.report, recording.path) if job.report else None
-        if report:
-            stack.callback(report.discard)
+        path, picture = recording.path, agent.config.picture
+        film = stack.enter_context(MediaWriter(job.reply, picture, path)) if job.reply else None
+        report = stack.enter_context(PendingFile(job.report, path)) if job.report else None
         placement = place_agent(agent, job.devices)
         stack.callback(placement.close)
         elsewhere = other_machine(recording.header["machine"], machine_facts(placement))
         if elsewhere:
             print(f"warning: it may not come out to the bit, for {'; '.join(elsewhere)}", file=sys.stderr)
-        print("compiling (slow the first time, then it is remembered) ...", file=sys.stderr, flush=True)
+        print(COMPILING, file=sys.stderr, flush=True)
         placement.begin(start)
         run = _Run(recording, Player(agent, placement, setting), film)
         run.live_through(records(recording, agent.config))
         said = run.report(elsewhere)
         if report:
-            report.part.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
-            report.commit()
+            report.commit_json(said)
     print(_in_words(recording, said), file=sys.stderr)
     return said["bit_equal"]
 
@@ -92,12 +87,12 @@ class _Run:
         """Everything that happened, up to the first unit that fails here."""
         with tqdm(total=self._recording.n_units, desc="replay", unit=" units", file=sys.stderr) as progress:
             for record in happened:
-                if isinstance(record, Seen):
-                    if not self._live(record):
-                        return
-                    progress.update()
-                else:
+                if not isinstance(record, Seen):
                     self._compare(record)
+                    continue
+                if not self._live(record):
+                    return
+                progress.update()
 
     def _live(self, seen: Seen) -> bool:
         try:

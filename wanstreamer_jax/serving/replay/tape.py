@@ -1,8 +1,5 @@
 """A live conversation on its way into a replay file, in a thread of its own: whoever lives never waits for a disk."""
 
-import queue
-import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -14,10 +11,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wanstreamer_jax.agent import Agent
-from wanstreamer_jax.serving.log import logger, say
+from wanstreamer_jax.serving.log import say
 from wanstreamer_jax.serving.replay.origin import agent_facts, machine_facts
 from wanstreamer_jax.serving.replay.records import RecordWriter, Seen, Shown, header_fields, sha256_shown
 from wanstreamer_jax.serving.world_file import Setting
+from wanstreamer_jax.serving.writing import Writing
 from wanstreamer_jax.stream.pace import Session
 from wanstreamer_jax.stream.placement import Placement, Reply
 from wanstreamer_jax.stream.types import Observation
@@ -82,46 +80,35 @@ class Tape:
         """Nothing is written before a session is watched."""
         self._path = path
         self._open = partial(open_writer, path, LIVE, agent, setting, seed)
-        self._items: queue.Queue[Item | None] = queue.Queue(MOST_WAITING)
-        self._is_behind = False
-        self._thread: threading.Thread | None = None
+        self._writing = Writing[Item]("tape", MOST_WAITING, self._keep, "a replay file could not be written to its end")
+        self._session: Session | None = None
 
     def watch(self, session: Session) -> Session:
         """The session, of which every unit is kept; it has just begun."""
-        self._thread = threading.Thread(target=self._run, args=(session,), name="tape", daemon=True)
-        self._thread.start()
+        self._session = session
+        self._writing.start()
         return _Watched(session, self)
 
     def put(self, item: Item) -> None:
         """What happens next; never waits."""
-        try:
-            self._items.put_nowait(item)
-        except queue.Full:
-            self._is_behind = True
+        self._writing.put(item)
 
     def finish(self) -> None:
         """There is no more; returns when the file is whole. One without a unit goes."""
-        if self._thread is not None:
-            self._items.put(None)
-            self._thread.join()
+        self._writing.end()
+        self._writing.join()
 
-    def _run(self, session: Session) -> None:
-        items = iter(self._items.get, None)
-        try:
-            with closing(self._open(session)) as writer:
-                n_units = self._write(writer, items)
-            if n_units == 0:
-                self._path.unlink()
-            say("taped", file=self._path.name, units=n_units)
-        except Exception:  # noqa: BLE001 - a recording that fails costs the conversation nothing
-            logger.exception("a replay file could not be written to its end")
-            deque(items, maxlen=0)  # what still comes is let go
+    def _keep(self, items: Iterator[Item]) -> None:
+        assert self._session is not None
+        with closing(self._open(self._session)) as writer:
+            n_units = self._write(writer, items)
+        if n_units == 0:
+            self._path.unlink()
+        say("taped", file=self._path.name, units=n_units)
 
     def _write(self, writer: RecordWriter, items: Iterator[Item]) -> int:
         unit, n_units = -1, 0
         for item in items:
-            if self._is_behind:
-                raise OSError("the disk is too slow for a recording")
             if isinstance(item, Seen):
                 unit, n_units = item.unit, n_units + 1
                 writer.seen(item)

@@ -35,7 +35,7 @@ from wanstreamer_jax.data.world.sound import Room, user_sound
 from wanstreamer_jax.model import part
 from wanstreamer_jax.timeline import AUDIO_LATENT_MS, SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
 from wanstreamer_jax.tokens import world_words
-from wanstreamer_jax.training.clips import HELDOUT_SEED, seconds_of_sound
+from wanstreamer_jax.training.clips import seconds_of_sound, seed_of
 from wanstreamer_jax.training.config import HearingWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import AXES
@@ -185,7 +185,7 @@ class Talk:
 
     def __getitem__(self, index: int) -> Sample:
         """Make clips."""
-        rng = np.random.default_rng(int(index) + (HELDOUT_SEED if self.split is Split.HELDOUT else 0))
+        rng = np.random.default_rng(seed_of(int(index), self.split))
         clips = [self._clip(rng) for _ in range(self.weights.clips)]
         return {name: np.stack([clip[name] for clip in clips]) for name in ("clips", *Told._fields)}
 

@@ -30,7 +30,7 @@ from wanstreamer_jax.flow import noised
 from wanstreamer_jax.model import Latents
 from wanstreamer_jax.session import Predicted
 from wanstreamer_jax.tokens import Tokenizer, own_tokenizer
-from wanstreamer_jax.training.clips import HELDOUT_SEED
+from wanstreamer_jax.training.clips import seed_of
 from wanstreamer_jax.training.config import PretrainWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.recordings import PER_RECORD, open_dataset
@@ -127,8 +127,7 @@ class WorldTasks:
 
     def make(self, task: str, number: int) -> Sample:
         """Make the example of a task whose seed is a number."""
-        seed = number + (HELDOUT_SEED if self.setting.split is Split.HELDOUT else 0)
-        return on_timeline(self.window, make_example(task, seed, self.setting))
+        return on_timeline(self.window, make_example(task, seed_of(number, self.setting.split), self.setting))
 
 
 class RecordedTasks:

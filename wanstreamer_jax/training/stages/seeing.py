@@ -21,13 +21,13 @@ from jaxtyping import Array, Float, Int
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample
 from wanstreamer_jax.data.world import Split
-from wanstreamer_jax.data.world.camera import Look, Showing, film
+from wanstreamer_jax.data.world.camera import Look, Showing, film, somewhere
 from wanstreamer_jax.data.world.lexicon import COLOURS, MAX_SHAPES, NUMBERS, SHAPES, Card, make_card
 from wanstreamer_jax.media.picture import write_png
 from wanstreamer_jax.model import part
 from wanstreamer_jax.stream.world import to_float
 from wanstreamer_jax.timeline import Picture
-from wanstreamer_jax.training.clips import HELDOUT_SEED
+from wanstreamer_jax.training.clips import seed_of
 from wanstreamer_jax.training.config import SeeingWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.sharding import AXES
@@ -37,7 +37,6 @@ from wanstreamer_jax.training.stages.words import cosines, directions, fresh_hea
 
 EYES = "eyes"
 _EMPTY = 0.1  # share of pictures without a card
-_BEFORE_MS = -1000  # a card that has been held up for a while
 
 
 class Told(NamedTuple):
@@ -73,7 +72,11 @@ def told(
 ) -> tuple[jax.Array, Metrics]:
     """The sum of mean cross-entropies of the three kinds, in nats."""
     del weights, key
-    terms = jax.tree.map(_nats, _scores(config, trainees, frozen, batch), _shown(batch))._asdict()
+    return _added_up(_scores(config, trainees, frozen, batch), _shown(batch))
+
+
+def _added_up(scores: Told, shown: Told) -> tuple[jax.Array, Metrics]:
+    terms = jax.tree.map(_nats, scores, shown)._asdict()
     return jnp.stack(list(terms.values())).sum(), terms
 
 
@@ -110,8 +113,9 @@ def measure(
     config: Config, weights: SeeingWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> Metrics:
     """The loss, and shares of pictures of which each kind, and all of them, are told right."""
+    del weights, key
     scores, shown = _scores(config, trainees, frozen, batch), _shown(batch)
-    loss, terms = told(config, weights, trainees, frozen, batch, key)
+    loss, terms = _added_up(scores, shown)
     right = jax.tree.map(lambda s, w: jnp.argmax(s, axis=-1) == w, scores, shown)
     shares = {f"{name}_right": jnp.mean(x) for name, x in right._asdict().items()}
     return {"loss": loss, "cards_right": jnp.mean(jnp.stack(right).all(axis=0))} | terms | shares
@@ -168,7 +172,7 @@ class Cards:
 
     def __getitem__(self, index: int) -> Sample:
         """Draw pictures."""
-        rng = np.random.default_rng(int(index) + (HELDOUT_SEED if self.split is Split.HELDOUT else 0))
+        rng = np.random.default_rng(seed_of(int(index), self.split))
         cards = [self._card(rng) for _ in range(self.weights.pictures)]
         pictures = np.stack([self._draw(rng, card) for card in cards])
         words = np.array([(0, 0, 0) if card is None else places_of(card) for card in cards], np.int32)
@@ -182,9 +186,9 @@ class Cards:
         return None if rng.random() < _EMPTY else card
 
     def _draw(self, rng: np.random.Generator, card: Card | None) -> np.ndarray:
-        x, y, look = rng.uniform(-0.5, 0.5), rng.uniform(0.42, 0.54), Look.draw(rng)
-        held = () if card is None else (Showing(card, _BEFORE_MS, _BEFORE_MS, ((_BEFORE_MS, x, y),)),)
-        return film(look, held, self.picture, 1)[0]
+        x, y = somewhere(rng)
+        held = () if card is None else (Showing.still(card, x, y),)
+        return film(Look.draw(rng), held, self.picture, 1)[0]
 
 
 def places_of(card: Card) -> tuple[int, int, int]:
