@@ -1,4 +1,4 @@
-// The microphone as pieces of 20 ms at the agent's rate.
+// The microphone as pieces of 10 ms at the agent's rate.
 
 import { Resampler } from "./resampler.js";
 
@@ -6,7 +6,7 @@ class Capture extends AudioWorkletProcessor {
   constructor({ processorOptions: { rateHz } }) {
     super();
     this.resampler = new Resampler(sampleRate, rateHz);
-    this.piece = new Float32Array(rateHz / 50);
+    this.piece = new Float32Array(rateHz / 100);
     this.filled = 0;
   }
 
