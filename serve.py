@@ -15,6 +15,7 @@ import jax
 from wanstreamer_jax import bundled
 from wanstreamer_jax.agent import Agent, init_agent, load_agent
 from wanstreamer_jax.compilations import remember_compilations
+from wanstreamer_jax.help_text import WithDefaults
 from wanstreamer_jax.parallel.mesh import Devices, automatic_ranks, choose_devices
 from wanstreamer_jax.presets import load_preset
 from wanstreamer_jax.serving.media_file import Job, stream_file
@@ -30,7 +31,7 @@ KNOWN_TO_A_REPLAY = ("input", "world", "solver_steps", "record", "record_text", 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line options; exits with 2 and one line when they are wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=WithDefaults)
     add = parser.add_argument
     add("--agent", type=Path, metavar="DIR", help="an agent directory (default: the bundled tiny agent)")
     add("--preset", metavar="NAME", help="instead: an untrained agent of a preset of configs/, or of such a file")

@@ -20,9 +20,10 @@ from wanstreamer_jax.model import Latents, init_params, part
 from wanstreamer_jax.presets import load_preset
 from wanstreamer_jax.serving.report import CompileCounter, Latencies
 from wanstreamer_jax.serving.world_file import Setting, make_start
-from wanstreamer_jax.stream.placement import STEPS, Unified
+from wanstreamer_jax.stream.placement import STEPS
 from wanstreamer_jax.stream.steps import observe, render
 from wanstreamer_jax.stream.types import Observation
+from wanstreamer_jax.stream.unified import Unified
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
 from wanstreamer_jax.tokens import byte_tokenizer
 

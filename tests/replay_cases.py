@@ -15,7 +15,7 @@ from wanstreamer_jax.serving.replay.reading import open_recording
 from wanstreamer_jax.serving.slots import PlacementSlot
 from wanstreamer_jax.serving.world_file import Setting
 from wanstreamer_jax.stream.live import WALL_CLOCK
-from wanstreamer_jax.stream.placement import Unified
+from wanstreamer_jax.stream.unified import Unified
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, VIDEO_FPS
 from wanstreamer_jax.tokens import byte_tokenizer
 

@@ -20,7 +20,8 @@ from wanstreamer_jax.parallel.mesh import choose_devices
 from wanstreamer_jax.serving.report import CompileCounter
 from wanstreamer_jax.stream import executables as module
 from wanstreamer_jax.stream.executables import Executables, beside_compilation_cache, entry_key
-from wanstreamer_jax.stream.placement import Split, Start
+from wanstreamer_jax.stream.placement import Start
+from wanstreamer_jax.stream.split import Split
 
 CONFIG = small.small_config()
 DEVICES = jax.devices()[:1]

@@ -6,7 +6,8 @@ from tests import small
 from wanstreamer_jax.config import FlowConfig
 from wanstreamer_jax.stream.live import Live, measure
 from wanstreamer_jax.stream.pace import first_screen
-from wanstreamer_jax.stream.placement import Start, Unified
+from wanstreamer_jax.stream.placement import Start
+from wanstreamer_jax.stream.unified import Unified
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
 
 CONFIG = small.small_config(flow=FlowConfig(solver_steps=2))

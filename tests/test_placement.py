@@ -16,7 +16,10 @@ from wanstreamer_jax.config import FlowConfig
 from wanstreamer_jax.parallel.mesh import AXIS, automatic_ranks, choose_devices
 from wanstreamer_jax.parallel.ulysses import Ulysses, Whole
 from wanstreamer_jax.stream import placement as placement_module
-from wanstreamer_jax.stream.placement import HistoryFullError, Split, Start, Unified, performer_split
+from wanstreamer_jax.stream.performer import performer_split
+from wanstreamer_jax.stream.placement import HistoryFullError, Start
+from wanstreamer_jax.stream.split import Split
+from wanstreamer_jax.stream.unified import Unified
 from wanstreamer_jax.stream.worker import Event, StepError, Worker, write_trace
 
 CONFIG = small.small_config(flow=FlowConfig(solver_steps=2))

@@ -16,7 +16,7 @@ from wanstreamer_jax.agent import Agent
 from wanstreamer_jax.media.writer import MediaWriter
 from wanstreamer_jax.serving import media_file
 from wanstreamer_jax.serving.replay import run as replay_module
-from wanstreamer_jax.stream.placement import Unified
+from wanstreamer_jax.stream.unified import Unified
 from wanstreamer_jax.timeline import SAMPLES_PER_FRAME, Picture
 from wanstreamer_jax.tokens import byte_tokenizer
 

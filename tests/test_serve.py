@@ -18,7 +18,8 @@ from wanstreamer_jax.agent import init_agent, save_agent
 from wanstreamer_jax.config import HistoryConfig
 from wanstreamer_jax.media.writer import MediaWriter
 from wanstreamer_jax.serving.world_file import read_setting
-from wanstreamer_jax.stream.placement import STEPS, Unified
+from wanstreamer_jax.stream.placement import STEPS
+from wanstreamer_jax.stream.unified import Unified
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, UNIT_MS, VIDEO_FPS, Picture
 
 PRESET = str(Path(__file__).parent / "small_preset.py")

@@ -18,6 +18,7 @@ from wanstreamer_jax.evaluation.plots import pyplot
 from wanstreamer_jax.evaluation.recogniser import open_decoder
 from wanstreamer_jax.evaluation.report import markdown
 from wanstreamer_jax.evaluation.run import MOST_MINUTES, MOST_RUNS, MOST_SESSIONS, Job, evaluate
+from wanstreamer_jax.help_text import WithDefaults
 from wanstreamer_jax.timeline import UNIT_MS
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -29,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m wanstreamer_jax.evaluate",
         description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=WithDefaults,
     )
     add = parser.add_argument
     add("--agent", type=Path, default=bundled.AGENT, metavar="DIR", help="an agent directory")

@@ -14,7 +14,8 @@ from wanstreamer_jax.config import Config, HistoryConfig, TextConfig, WorldConfi
 from wanstreamer_jax.model import Params
 from wanstreamer_jax.parallel.mesh import choose_devices
 from wanstreamer_jax.presets import load_preset
-from wanstreamer_jax.stream.placement import Reply, Split
+from wanstreamer_jax.stream.placement import Reply
+from wanstreamer_jax.stream.split import Split
 from wanstreamer_jax.timeline import Picture
 
 COUNTED = 1000  # first and last units that are compared

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from placements.streams import random_params, streaming
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.parallel.mesh import choose_devices
-from wanstreamer_jax.stream.placement import Reply, Split, Unified
+from wanstreamer_jax.stream.placement import Reply
+from wanstreamer_jax.stream.split import Split
+from wanstreamer_jax.stream.unified import Unified
 from wanstreamer_jax.stream.worker import Event
 
 N_TURNS, N_COUNTED = 15, 12  # units of a turn

@@ -1,6 +1,6 @@
 """The step `perform` over ranks: as the performer does it, and as it would be done without its exchange.
 
-    exchange           heads for tokens around attention (Ulysses), as in `stream.placement.Split`
+    exchange           heads for tokens around attention (Ulysses), as in `stream.split.Split`
     compiler           the program of one device with its history by heads; the compiler chooses everything else
     compiler, tokens   the same, asked to keep the tokens of the picture split as well
     gather             tokens split; each rank gathers the keys and values of all tokens, and once those of the history
@@ -25,7 +25,8 @@ from wanstreamer_jax.model import Latents, Params
 from wanstreamer_jax.parallel.mesh import AXIS
 from wanstreamer_jax.parallel.ulysses import Attend, Ulysses, Whole
 from wanstreamer_jax.stream import steps
-from wanstreamer_jax.stream.placement import performer_split, start_angles
+from wanstreamer_jax.stream.performer import performer_split
+from wanstreamer_jax.stream.placement import start_angles
 from wanstreamer_jax.stream.types import Beat
 
 EVERYWHERE, BY_HEADS = PartitionSpec(), PartitionSpec(None, AXIS)

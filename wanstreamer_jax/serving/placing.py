@@ -9,8 +9,10 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.media.picture import black
 from wanstreamer_jax.parallel.mesh import Devices
 from wanstreamer_jax.stream.executables import beside_compilation_cache
-from wanstreamer_jax.stream.placement import Placement, Split, Unified
+from wanstreamer_jax.stream.placement import Placement
+from wanstreamer_jax.stream.split import Split
 from wanstreamer_jax.stream.types import Observation
+from wanstreamer_jax.stream.unified import Unified
 from wanstreamer_jax.stream.worker import Event
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
 

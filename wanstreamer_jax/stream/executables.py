@@ -70,6 +70,11 @@ class Executables:
         return program
 
 
+def keep(executables: Executables | None, devices: Sequence[jax.Device], name: str, jitted: Any) -> Callable[..., Any]:
+    """A jitted step; with `executables`, one that is loaded where it was compiled before."""
+    return executables.step(name, jitted, devices) if executables else jitted
+
+
 class Step:
     """A program for each shape of arguments that it has met; called and lowered as the jitted function is."""
 

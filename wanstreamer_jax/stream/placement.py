@@ -1,7 +1,7 @@
-"""Where the steps of a unit run.
+"""Where the steps of a unit run: what every placement does.
 
-    Unified   all on one device, sharing one history
-    Split     thinker on one device, performer on one or more ranks, each side with a history of its own
+    unified.py   all on one device, sharing one history
+    split.py     thinker on one device, performer on one or more ranks, each side with a history of its own
 
 Both live through a unit in the same order, and `stream` overlaps what two device groups can do at once:
 
@@ -15,31 +15,24 @@ B sessions.
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, UInt8
 
-from wanstreamer_jax.cache import History, Slice, append
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.layers import rope_angles, rope_frequencies
-from wanstreamer_jax.model import Latents, Params
-from wanstreamer_jax.parallel.mesh import AXIS, Devices
-from wanstreamer_jax.parallel.ulysses import Ulysses, Whole
+from wanstreamer_jax.model import Params
 from wanstreamer_jax.stream import steps
-from wanstreamer_jax.stream.executables import Executables
 from wanstreamer_jax.stream.types import Beat, Observation, SessionState, Thought
-from wanstreamer_jax.stream.worker import Event, Worker
+from wanstreamer_jax.stream.worker import Worker
 from wanstreamer_jax.stream.world import World
 from wanstreamer_jax.vae.causal import reset_sessions
 
-EVERYWHERE, HEADS = PartitionSpec(), PartitionSpec(None, AXIS)
-SLICE_HEADS = PartitionSpec(None, None, None, AXIS)
 STEPS = ("observe", "think", "perform", "render")
 
 
@@ -79,11 +72,6 @@ def start_angles(config: Config, positions: np.ndarray) -> Float[np.ndarray, "B 
     t = config.transformer
     everywhere = np.repeat(positions[:, None], 3, axis=1)
     return rope_angles(everywhere, rope_frequencies(t.head_size, t.rope_theta), t.rope_sections)
-
-
-def keep(executables: Executables | None, devices: Sequence[jax.Device], name: str, jitted: Any) -> Callable[..., Any]:
-    """A jitted step; with `executables`, one that is loaded where it was compiled before."""
-    return executables.step(name, jitted, devices) if executables else jitted
 
 
 class Placement:
@@ -252,152 +240,3 @@ class Placement:
             "units and keeps everything (history.policy full): the session ends here; raise history.n_tokens, or set "
             "history.policy window"
         )
-
-
-class Unified(Placement):
-    """All on one device, one step after the other; thinker and performer share the history."""
-
-    def __init__(
-        self,
-        config: Config,
-        params: Params,
-        events: list[Event] | None = None,
-        executables: Executables | None = None,
-    ):
-        """Put the parameters on the device.
-
-        `events`, if given, collects every step that is run; `executables` keeps compiled steps for the next run.
-        """
-        worker = Worker("thinker and performer", events)
-        kept = functools.partial(keep, executables, jax.devices()[:1])
-        super().__init__(config, worker, worker, kept)
-        self._params = jax.device_put(params)
-        self._jit_noise = kept("noise", jax.jit(functools.partial(steps.unit_noise, config)))
-        self._jit_perform = functools.cache(functools.partial(performer_program, config, None, kept))
-
-    @property
-    def name(self) -> str:
-        """What reports call this placement."""
-        return "unified"
-
-    @property
-    def n_ranks(self) -> int:
-        """None beside the one device."""
-        return 0
-
-    def _held(self) -> Any:
-        return self._state
-
-    def _perform(self, thought: Thought, beat: Beat, solver_steps: int) -> Future:
-        perform = self._jit_perform(solver_steps)
-        return self._performer.submit("perform", self._unit, self._make, perform, thought.new, beat)
-
-    def _make(self, perform: Any, new: Slice, beat: Beat) -> Latents:
-        # The one thread runs steps in order, so that nobody sees the state between its history and the next.
-        noise, history = self._jit_noise(beat), self._state.history
-        latents, history = perform(self._params, history, new, noise, beat)
-        self._state = self._state._replace(history=history)
-        return latents
-
-
-class Split(Placement):
-    """Thinker on one device, performer on ranks of their own, dispatched from a thread of their own.
-
-    Only slices go to the performer and only latents come back. Every rank holds its heads of the history and is sent
-    its heads of a slice; one rank alone runs the program of `Unified`.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        params: Params,
-        devices: Devices,
-        events: list[Event] | None = None,
-        executables: Executables | None = None,
-    ):
-        """Put the parameters on the devices.
-
-        `events`, if given, collects every step that is run; `executables` keeps compiled steps for the next run.
-        """
-        thinking = functools.partial(keep, executables, [devices.thinker])
-        performing = functools.partial(keep, executables, devices.performer)
-        super().__init__(config, Worker("thinker", events), Worker("performer", events), thinking)
-        mesh = devices.performer_mesh()
-        self._on_thinker, self._on_ranks = devices.thinker_sharding(), NamedSharding(mesh, EVERYWHERE)
-        self._by_heads, self._slice_by_heads = NamedSharding(mesh, HEADS), NamedSharding(mesh, SLICE_HEADS)
-        self._params = jax.device_put(params, self._on_thinker)
-        self._performer_params = jax.device_put({"transformer": params["transformer"]}, self._on_ranks)
-        commit = functools.partial(append, ring=config.history.n_tokens)
-        noise = functools.partial(steps.unit_noise, config)
-        self._jit_commit = thinking("commit", jax.jit(commit, donate_argnums=0))
-        self._jit_noise = performing("noise", jax.jit(noise, out_shardings=self._on_ranks))
-        self._jit_perform = functools.cache(functools.partial(performer_program, config, mesh, performing))
-
-    def begin(self, start: Start) -> None:
-        """Prefill on the thinker; the performer is sent the history once."""
-        super().begin(start)
-        self._history = self._to_ranks(self._state.history)
-
-    def restart(self, ended: Bool[np.ndarray, " B"], start: Start) -> None:
-        """End some sessions and begin others in their place; the rest do not notice."""
-        super().restart(ended, start)
-        self._history = self._to_ranks(self._state.history)
-
-    def close(self) -> None:
-        """End the threads and let go of the sessions."""
-        super().close()
-        vars(self).pop("_history", None)
-
-    def _to_ranks(self, history: History) -> History:
-        """A history of the thinker, each rank's heads on that rank."""
-        k, v = (tuple(jax.device_put(x, self._by_heads) for x in layers) for layers in (history.k, history.v))
-        return History(k, v, *jax.device_put((history.world, history.n_committed), self._on_ranks))
-
-    @property
-    def name(self) -> str:
-        """What reports call this placement."""
-        return "split" if self.n_ranks == 1 else "ulysses"
-
-    @property
-    def n_ranks(self) -> int:
-        """Devices of the performer."""
-        return self._on_ranks.mesh.size
-
-    def _held(self) -> Any:
-        return self._state, self._history
-
-    def _perform(self, thought: Thought, beat: Beat, solver_steps: int) -> Future:
-        new = Slice(
-            jax.device_put(thought.new.kv, self._slice_by_heads), jax.device_put(thought.new.n_tokens, self._on_ranks)
-        )
-        perform = self._jit_perform(solver_steps)
-        performing = self._performer.submit("perform", self._unit, self._make, perform, new, beat)
-        history, _ = self._thinker.run("commit", self._unit, self._jit_commit, self._state.history, thought.new)
-        self._state = self._state._replace(history=history)
-        return performing
-
-    def _make(self, perform: Any, new: Slice, beat: Beat) -> Latents:
-        beat = jax.device_put(beat, self._on_ranks)
-        noise = self._jit_noise(beat)
-        latents, self._history = perform(self._performer_params, self._history, new, noise, beat)
-        return jax.device_put(latents, self._on_thinker)
-
-
-def performer_program(config: Config, mesh: Mesh | None, kept: Callable[[str, Any], Any], solver_steps: int) -> Any:
-    """`perform` with so many solver steps, jitted, over the ranks of a mesh; without one, where its arguments are."""
-    config = config.with_solver_steps(solver_steps)
-    ranks = 1 if mesh is None else mesh.size
-    perform: Any = functools.partial(steps.perform, config, split=performer_split(config, ranks))
-    if ranks > 1:
-        history = History(HEADS, HEADS, EVERYWHERE, EVERYWHERE)  # type: ignore[arg-type]
-        new = Slice(SLICE_HEADS, EVERYWHERE)  # type: ignore[arg-type]
-        specs = (EVERYWHERE, history, new, EVERYWHERE, EVERYWHERE)
-        perform = jax.shard_map(perform, mesh=mesh, in_specs=specs, out_specs=(EVERYWHERE, history), check_vma=False)
-    return kept(f"perform{solver_steps}", jax.jit(perform, donate_argnums=1))
-
-
-def performer_split(config: Config, ranks: int) -> Whole:
-    """How a unit's latent tokens are split over ranks: not at all over one."""
-    if ranks == 1:
-        return Whole()
-    return Ulysses(AXIS, ranks, config.layout.n_agent_audio, config.picture.n_tokens)
