@@ -9,11 +9,11 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 #   make test TORCH='torch==2.13.0 --index-url ADDRESS', the address of PyTorch's CPU builds
 TORCH ?= torch==2.13.0
 
-.PHONY: help test demo sample figures clean
+.PHONY: help test demo sample train-tiny figures clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: $(VENV)/.dev  ## Lint, check types and run the suite
 	$(BIN)/ruff check .
@@ -30,6 +30,9 @@ sample: $(VENV)/.package  ## Stream the sample clip through the tiny agent into 
 		--report out/report.json --record-text out/reply.vtt
 	@echo "The reply: out/reply.mp4. Its subtitles: out/reply.vtt. What it took: out/report.json."
 
+train-tiny: $(VENV)/.train  ## Train the tiny agent from nothing, in runs/tiny: hours; goes on where it was stopped
+	$(BIN)/python train.py configs/tiny.py --stage all --workdir runs/tiny
+
 figures: $(VENV)/.dev  ## Draw the pictures in docs/
 	$(BIN)/python docs/figures.py
 
@@ -45,7 +48,11 @@ $(VENV)/.package: pyproject.toml $(VENV)/.python
 	$(BIN)/pip install --quiet --editable '.[serve]'
 	touch $@
 
+$(VENV)/.train: pyproject.toml $(VENV)/.python
+	$(BIN)/pip install --quiet --editable '.[train]'
+	touch $@
+
 $(VENV)/.dev: pyproject.toml $(VENV)/.python
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --editable '.[dev]'
-	touch $@ $(VENV)/.package
+	touch $@ $(VENV)/.package $(VENV)/.train

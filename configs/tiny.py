@@ -4,7 +4,12 @@ Hardware: a laptop CPU with two cores.
 Command:  python serve.py --input user.mp4 --output reply.mp4
 Expect:   on two cores about 79 ms a unit of 160 ms with a full window and 4 text tokens (docs/measurements.md);
           30 latent tokens a unit, 42 MB a session.
+
+Training: python train.py configs/tiny.py --stage all --workdir runs/tiny
+          about eight hours on two cores, one phase of `recipe` after the other; what each reaches: docs/training.md
 """
+
+import dataclasses
 
 from wanstreamer_jax.config import (
     AudioVAEConfig,
@@ -20,10 +25,13 @@ from wanstreamer_jax.config import (
 from wanstreamer_jax.timeline import Picture
 from wanstreamer_jax.training.config import (
     AudioVAEWeights,
+    DialogueWeights,
     DistillWeights,
     Gate,
     HearingWeights,
+    MixtureWeights,
     OptimizerConfig,
+    Phase,
     PretrainWeights,
     SeeingWeights,
     SessionWeights,
@@ -56,6 +64,9 @@ config = Config(
     text=TextConfig(max_user=4, max_agent=4, unit_end=1492),  # bytes, and the words of the synthetic world
 )
 
+# Long answers have few questions in them.
+_DIALOGUES = DialogueWeights(count=0.4, stop=0.6, back_channel=0.3, background=0.3, silence=0.5)
+
 training = {
     "video_vae": Training(
         weights=VideoVAEWeights(kl=3e-4),
@@ -81,11 +92,11 @@ training = {
     ),
     "seeing": Training(
         weights=SeeingWeights(),
-        steps=3000,
+        steps=7500,
         batch=2,
-        optimizer=OptimizerConfig(learning_rate=1e-3, b2=0.99),
+        optimizer=OptimizerConfig(learning_rate=1.5e-3, b2=0.99),
         ema=0.99,
-        gates=(Gate("colours_right", at_least=0.95), Gate("shapes_right", at_least=0.9)),
+        gates=(Gate("colours_right", at_least=0.95), Gate("shapes_right", at_least=0.85)),
     ),
     "pretrain": Training(
         weights=PretrainWeights(units=32),
@@ -102,13 +113,13 @@ training = {
         ),
     ),
     "interact": Training(
-        weights=SessionWeights(units=32),
-        steps=20_000,
+        weights=SessionWeights(units=30, seconds=10.0, video=0.5, dialogues=_DIALOGUES),
+        steps=2500,
         batch=2,
         remat="nothing",
-        optimizer=OptimizerConfig(learning_rate=6e-4, warmup=500, senses=0.1),
-        ema=0.999,
-        gates=(Gate("text", at_most=0.1), Gate("audio", at_most=0.6), Gate("video", at_most=0.3)),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup=100, b2=0.98, senses=0.0),
+        ema=0.995,
+        gates=(Gate("text", at_most=0.15), Gate("audio", at_most=0.3), Gate("video", at_most=0.2)),
     ),
     "distill": Training(
         weights=DistillWeights(units=16),
@@ -121,3 +132,54 @@ training = {
         gates=(Gate("loudness_db_gap", at_most=3.0), Gate("brightness_gap", at_most=0.05)),
     ),
 }
+
+
+def _only(**weights: float) -> tuple[str, ...]:
+    """A mixture of these tasks and no others."""
+    tasks = [task.name for task in dataclasses.fields(MixtureWeights)]
+    return tuple(f"--weights.mixture.{task}={weights.get(task, 0)}" for task in tasks)
+
+
+# Listening, seeing and answering are learned with a picture of one token, which costs a quarter of the full one. What
+# is seen and heard is bound to words in short bursts of nothing else. Drawing comes last, and the few steps after it.
+_SMALL = (
+    "--agent.picture.width=16",
+    "--agent.picture.height=16",
+    "--agent.world.max_text=24",  # what the persona of the synthetic world takes
+    "--agent.world.max_voice=10",
+)
+_BOUND = ("--weights.audio=0", "--weights.video=0", "--optimizer.warmup=50", "--optimizer.senses=0")
+_CAPTIONS = (
+    "--weights.units=4",
+    "--batch=16",
+    "--steps=600",
+    "--ema=0.99",
+    '--gates=[{"measure": "image_captioning_text", "at_most": 0.4}]',
+)
+_WORDS = (
+    "--weights.units=18",
+    "--batch=6",
+    "--steps=1000",
+    "--ema=0.99",
+    '--gates=[{"measure": "asr_text", "at_most": 1.3}]',
+)
+_ANSWERS = (
+    "--weights.units=60",
+    "--weights.video=0",
+    "--weights.audio=0.5",
+    "--steps=2500",
+    '--gates=[{"measure": "text", "at_most": 0.15}]',
+)
+_LARGE = ("--agent.picture.width=112", "--agent.picture.height=64")
+
+recipe = (
+    Phase("video_vae", "video_vae"),
+    Phase("audio_vae", "audio_vae"),
+    Phase("hearing", "hearing"),
+    Phase("seeing", "seeing"),
+    Phase("captions", "pretrain", (*_SMALL, *_BOUND, *_only(image_captioning=1), *_CAPTIONS)),
+    Phase("words", "pretrain", (*_BOUND, *_only(asr=4, dialogue=1, image_captioning=1), *_WORDS)),
+    Phase("answers", "interact", _ANSWERS),
+    Phase("faces", "interact", _LARGE),
+    Phase("distill", "distill"),
+)

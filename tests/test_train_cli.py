@@ -16,7 +16,7 @@ from wanstreamer_jax.agent import init_agent, save_agent
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.presets import load_preset, load_training, preset_names
 from wanstreamer_jax.training import hosts
-from wanstreamer_jax.training.config import MeshShape, Training
+from wanstreamer_jax.training.config import Gate, MeshShape, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.origin import open_origin
 from wanstreamer_jax.training.overrides import describe, override, parse_overrides
@@ -37,6 +37,8 @@ def test_fields_are_replaced_in_their_types():
     assert (changed.steps, type(changed.steps)) == (1000, int)
     assert changed.compute == "bfloat16"
     assert changed.weights.kl == 0.5
+    gates = change('--gates=[{"measure": "a", "at_most": 1}, {"measure": "b", "at_least": null}]').gates
+    assert gates == (Gate("a", at_most=1.0), Gate("b"))
     assert change() == load_training("tiny")["video_vae"]
     tiny: Config = change("--picture.width", "128", "--video_vae.multipliers", "[1,1,1,1]", root=load_preset("tiny"))
     assert tiny.picture.width == 128
@@ -51,6 +53,7 @@ def test_fields_are_replaced_in_their_types():
         (("--steps", "many"), "--steps: expected int, not 'many'"),
         (("--steps", "1.5"), "--steps: expected int, not 1.5"),
         (("--compute", "float16"), "--compute: 'float16' is not one of"),
+        (('--gates=[{"measure": "a", "at_most": "low"}]',), "--gates.at_most: expected float, not 'low'"),
         (("--steps.more", "1"), "'steps' has no fields of its own"),
         (("--steps",), "cannot read '--steps'"),
         (("steps", "3"), "cannot read 'steps 3'"),

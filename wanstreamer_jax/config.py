@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 import typing
 from typing import Any, Literal
 
@@ -262,6 +263,8 @@ def build(kind: Any, value: Any, where: str) -> Any:
     if typing.get_origin(kind) is Literal:
         _check(value in typing.get_args(kind), f"{where}: {value!r} is not one of {typing.get_args(kind)}")
         return value
+    if typing.get_origin(kind) is types.UnionType:  # a value, or None
+        return None if value is None else build(typing.get_args(kind)[0], value, where)
     if kind is float and type(value) is int:
         return float(value)
     _check(type(value) is kind, f"{where}: expected {getattr(kind, '__name__', kind)}, not {value!r}")
