@@ -7,7 +7,7 @@
 
 import { Resampler } from "./resampler.js";
 
-const LEAST_HOLD_MS = 20;  // so much is waited before a first unit is played, in case the next one is late
+const LEAST_HOLD_MS = 10;  // so much is waited before a first unit is played, in case the next one is late
 const MOST_HOLD_MS = 160;
 const MORE_HOLD_MS = 20;  // after sound has run out
 const LESS_HOLD_MS = 1;  // after a watch in which it has not
