@@ -110,7 +110,7 @@ def test_a_session_that_could_not_be_run_is_a_failure_in_every_figure() -> None:
 
 
 def test_an_answer_that_comes_later_is_later_by_so_much() -> None:
-    session = made(2**31 + 20, Kind.REPEAT)
+    session = made(2**31 + 21, Kind.REPEAT)
     before = score(session, baselines.world(session))
     after = changed(session, samples=moved(session.agent_samples, 600))
     assert len(before.spoken_latencies_ms) > 3
@@ -121,7 +121,7 @@ def test_an_answer_that_comes_later_is_later_by_so_much() -> None:
 
 
 def test_an_answer_before_the_question_ends_is_a_false_start() -> None:
-    session = made(2**31 + 20, Kind.REPEAT)
+    session = made(2**31 + 21, Kind.REPEAT)
     early = changed(session, samples=moved(session.agent_samples, -700))
     assert np.mean(taken(Share.FALSE_START, early)) > 0.9
     assert not any(taken(Share.FALSE_START, score(session, baselines.world(session))))
@@ -196,7 +196,7 @@ def test_what_is_written_in_pieces_is_read_as_words() -> None:
 
 
 def test_the_sound_of_another_answer_is_not_heard_as_the_right_one() -> None:
-    session = made(2**31 + 20, Kind.REPEAT)
+    session = made(2**31 + 21, Kind.REPEAT)
     samples = np.zeros_like(session.agent_samples)
     for turn in session.labels.turns:
         other = speak("Penguin." if turn.keyword != "penguin" else "Zebra.", AGENT_VOICE).samples
@@ -232,7 +232,7 @@ def test_a_mouth_that_moves_by_chance_goes_with_nothing() -> None:
 
 
 def test_an_agent_that_holds_still_does_not_nod() -> None:
-    session = made(2**31 + 20, Kind.REPEAT)
+    session = made(2**31 + 21, Kind.REPEAT)
     nods = score(session, baselines.world(session)).nods
     still = changed(session, frames=baselines.silent(session).frames).nods
     assert nods.listening > 2 and still.listening == still.idle == 0
@@ -253,7 +253,7 @@ def test_somebody_else_is_less_alike_and_noise_not_at_all(composition: Compositi
 
 
 def test_drift_is_what_became_of_the_last_minute() -> None:
-    session = made(2**31 + 20, Kind.REPEAT)
+    session = made(2**31 + 21, Kind.REPEAT)
     first = score(session, baselines.world(session))
     darker = (session.agent_frames * 0.5).astype(np.uint8)
     faded = Lived(darker, moved(session.agent_samples, 1300) * np.float32(0.5), ())

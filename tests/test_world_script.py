@@ -112,10 +112,11 @@ def test_answers_come_when_an_answer_is_expected(split: Split) -> None:
     for script in scripts(split):
         for turn in script.turns:
             if turn.kind is Kind.COMMENT:
-                assert 500 <= turn.reply_start_ms - turn.question_end_ms <= 900
+                assert 500 <= turn.reply_start_ms - turn.question_end_ms < 660
                 assert turn.reply_start_ms - turn.question_start_ms <= 2000
             else:
-                assert 160 <= turn.reply_start_ms - turn.question_end_ms <= 400
+                assert 160 <= turn.reply_start_ms - turn.question_end_ms < 320
+            assert turn.reply_start_ms % UNIT_MS == 0
 
 
 @ALL

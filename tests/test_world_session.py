@@ -212,7 +212,8 @@ def test_stop_cuts_the_agent_short(seed: int) -> None:
     assert session.labels.turns
     for turn in session.labels.turns:
         assert turn.stop_ms is not None
-        assert 0 < turn.reply_end_ms - turn.stop_ms <= 320
+        assert 240 <= turn.reply_end_ms - turn.stop_ms < 400
+        assert turn.reply_end_ms % UNIT_MS == 0
         assert level(session.agent_samples, turn.stop_ms - 1000, turn.stop_ms) > 0.02
         assert level(session.agent_samples, turn.reply_end_ms, turn.reply_end_ms + 600) == 0
         during = range(turn.reply_start_ms, turn.reply_end_ms + 1)

@@ -26,7 +26,7 @@ from wanstreamer_jax.data.world.lexicon import (
     pick,
 )
 from wanstreamer_jax.data.world.script import Line, Script, Who
-from wanstreamer_jax.data.world.stage import COMMENT_MS, Asked, Stage
+from wanstreamer_jax.data.world.stage import COMMENT_MS, Asked, Stage, next_unit
 from wanstreamer_jax.timeline import UNIT_MS
 
 _ASK = {Kind.COLOUR: ASK_COLOUR, Kind.SHAPE: ASK_SHAPE, Kind.HOW_MANY: ASK_HOW_MANY}
@@ -146,7 +146,7 @@ def _comment(stage: Stage) -> None:
     showing = stage.show(int(stage.rng.integers(1, MAX_SHAPES + 1)) if stage.rng.random() < 0.4 else 1)
     asked = Asked("", showing.appear_ms, showing.settled_ms)
     answer = showing.card.answer(Kind.COMMENT)
-    line = stage.say(Who.AGENT, answer.text, showing.settled_ms + stage.between(COMMENT_MS))
+    line = stage.say(Who.AGENT, answer.text, next_unit(showing.settled_ms + COMMENT_MS))
     stage.note(Kind.COMMENT, asked, answer, line)
 
 

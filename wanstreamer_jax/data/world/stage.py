@@ -17,12 +17,20 @@ from wanstreamer_jax.data.world.lexicon import (
 )
 from wanstreamer_jax.data.world.script import Line, Script, Turn, Who, Word
 from wanstreamer_jax.data.world.speech import Voice
+from wanstreamer_jax.timeline import UNIT_MS
 
-ANSWER_MS = (160, 400)  # from the end of a question to the answer
-COMMENT_MS = (500, 900)  # from when a card has settled, and nobody has spoken, to the comment
-YIELD_MS = (240, 320)  # from the onset of "stop" to silence
+# The agent lives in units: it begins to speak, and falls silent, with the first one that begins so much later. That
+# makes what it does a function of what it perceives, and the same words always the same latents.
+ANSWER_MS = 160  # from the end of a question to the answer
+COMMENT_MS = 500  # from when a card has settled, and nobody has spoken, to the comment
+YIELD_MS = 240  # from the onset of "stop" to silence
 PAUSE_MS = (250, 700)  # inside a question
 TYPING_MS = (22, 40)  # a letter: a line reaches a tiny agent letter by letter, 8 a unit
+
+
+def next_unit(ms: int) -> int:
+    """When the next unit begins, in ms: at that time, or less than a unit later."""
+    return -(-ms // UNIT_MS) * UNIT_MS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +117,7 @@ class Stage:
 
     def reply(self, kind: Kind, asked: Asked, answer: Answer, about: Kind | None = None) -> Line:
         """The agent answers."""
-        line = self.say(Who.AGENT, answer.text, asked.end_ms + self.between(ANSWER_MS))
+        line = self.say(Who.AGENT, answer.text, next_unit(asked.end_ms + ANSWER_MS))
         self.note(kind, asked, answer, line, about)
         return line
 
@@ -135,7 +143,7 @@ class Stage:
 
     def cut(self, line: Line, stop_ms: int) -> None:
         """The agent falls silent in the middle of a line, which is that of the last turn."""
-        short = dataclasses.replace(line, end_ms=stop_ms + self.between(YIELD_MS))
+        short = dataclasses.replace(line, end_ms=next_unit(stop_ms + YIELD_MS))
         self.lines[self.lines.index(line)] = short
         self.turns[-1] = dataclasses.replace(self.turns[-1], reply_end_ms=short.end_ms, stop_ms=stop_ms)
 
