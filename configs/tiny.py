@@ -141,7 +141,8 @@ def _only(**weights: float) -> tuple[str, ...]:
 
 
 # Listening, seeing and answering are learned with a picture of one token, which costs a quarter of the full one. What
-# is seen and heard is bound to words in short bursts of nothing else. Drawing comes last, and the few steps after it.
+# is seen and heard is bound to words in short bursts of nothing else. Then it learns to draw,
+# its voice to be clear, and a student to need few steps.
 _SMALL = (
     "--agent.picture.width=16",
     "--agent.picture.height=16",
@@ -166,9 +167,16 @@ _WORDS = (
 _ANSWERS = (
     "--weights.units=60",
     "--weights.video=0",
-    "--weights.audio=0.5",
+    "--weights.audio=2",
     "--steps=2500",
-    '--gates=[{"measure": "text", "at_most": 0.15}]',
+    '--gates=[{"measure": "text", "at_most": 0.1}, {"measure": "audio", "at_most": 0.2}]',
+)
+_VOICE = (  # the decoder alone, on latents as inexact as an agent's
+    "--weights.encoder=false",
+    "--weights.noise=0.3",
+    "--optimizer.learning_rate=1e-3",
+    "--ema=0.99",
+    '--gates=[{"measure": "snr_db", "at_least": 11}, {"measure": "log_spectral_distance_db", "at_most": 2.2}]',
 )
 _LARGE = ("--agent.picture.width=112", "--agent.picture.height=64")
 
@@ -181,5 +189,6 @@ recipe = (
     Phase("words", "pretrain", (*_BOUND, *_only(asr=4, dialogue=1, image_captioning=1), *_WORDS)),
     Phase("answers", "interact", _ANSWERS),
     Phase("faces", "interact", _LARGE),
+    Phase("voice", "audio_vae", _VOICE),
     Phase("distill", "distill"),
 )

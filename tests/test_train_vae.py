@@ -14,6 +14,7 @@ from wanstreamer_jax.data.world import Split, World, make_session
 from wanstreamer_jax.model import part
 from wanstreamer_jax.presets import load_training
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT
+from wanstreamer_jax.training.clips import cut_sound
 from wanstreamer_jax.training.config import AudioVAEWeights, MeshShape, OptimizerConfig, Training, VideoVAEWeights
 from wanstreamer_jax.training.input import heldout_batches
 from wanstreamer_jax.training.sharding import make_mesh
@@ -45,11 +46,12 @@ def fixed_batch(p: Program) -> dict:
 def fit(p: Program, n_steps: int) -> list[dict]:
     """The metrics of steps on one batch."""
     batch, parts = fixed_batch(p), {name: small_params(CONFIG)[name] for name in p.stage.parts}
+    frozen = {name: small_params(CONFIG)[name] for name in p.stage.frozen}
     state = jax.jit(p.init)(parts)
     step = jax.jit(p.train_step, static_argnames="due", donate_argnums=0)
     logged = []
     for i in range(n_steps):
-        state, metrics = step(state, {}, batch, due=p.due(i))
+        state, metrics = step(state, frozen, batch, due=p.due(i))
         logged.append({name: float(value) for name, value in metrics.items()})
     return logged
 
@@ -132,11 +134,30 @@ def test_sound_is_of_both_sides_or_of_the_agent_alone(user, levels):
     np.testing.assert_allclose(clips[:, 0], levels)
 
 
+def test_a_decoder_learns_alone_and_latents_stay_what_they_are():
+    logged = fit(p := program("audio_vae", encoder=False), 40)
+    assert logged[-1]["audio_vae/loss"] < 0.8 * logged[0]["audio_vae/loss"], (logged[0], logged[-1])
+    assert len({step["audio_vae/kl"] for step in logged}) == 1
+    trained = p.stage.init(CONFIG, p.training.weights, small_params(CONFIG), jax.random.key(0))
+    measured = {"latent_mean": np.full(8, 3.0), "latent_square": np.full(8, 25.0)}
+    _, left = p.stage.finish(CONFIG, trained, measured)
+    assert left["audio_vae"].keys() == {"decoder"}
+    same = jax.tree.map(np.array_equal, left["audio_vae"]["decoder"], small_params(CONFIG)["audio_vae"]["decoder"])
+    assert jax.tree.all(same)
+
+
+def test_clips_begin_where_latents_do():
+    steps = np.repeat(np.arange(40.0), SAMPLES_PER_AUDIO_LATENT).astype(np.float32)
+    clips = cut_sound(np.random.default_rng(0), [steps], 8, 3)
+    latents = clips.reshape(8, 3, SAMPLES_PER_AUDIO_LATENT)
+    assert np.array_equal(latents.min(2), latents.max(2))
+
+
 def test_silence_is_measured():
     p = program("audio_vae")
     batch = {"clips": jnp.zeros((1, 2, 3 * SAMPLES_PER_AUDIO_LATENT))}
     trees = {"audio_vae": small_params(CONFIG)["audio_vae"]}
-    measured = audio_vae.measure(CONFIG, p.training.weights, trees, {}, batch, jax.random.key(0))
+    measured = audio_vae.measure(CONFIG, p.training.weights, trees, trees, batch, jax.random.key(0))
     assert all(np.isfinite(x).all() for x in measured.values())
 
 
@@ -227,7 +248,7 @@ def test_a_channel_that_carries_nothing_is_not_blown_up():
 def test_what_is_measured_and_drawn(name, tmp_path):
     p = program(name)
     batch, trees = fixed_batch(p), {name: small_params(CONFIG)[name]}
-    arguments = CONFIG, p.training.weights, trees, {}, batch, jax.random.key(0)
+    arguments = CONFIG, p.training.weights, trees, trees, batch, jax.random.key(0)
     measured, shown = (
         jax.eval_shape(functools.partial(f, *arguments[:2]), *arguments[2:]) for f in (p.stage.measure, p.stage.preview)
     )

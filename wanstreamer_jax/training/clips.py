@@ -62,12 +62,18 @@ def cut_video(rng: np.random.Generator, session: Session, n_clips: int, n_units:
 def cut_sound(
     rng: np.random.Generator, sounds: Sequence[Float32[np.ndarray, " m"]], n_clips: int, n_latents: int
 ) -> Float32[np.ndarray, "K n"]:
-    """Clips of several sounds in turn, the loudest of a few places: silence is soon learned."""
+    """Clips of several sounds in turn, the loudest of a few places: silence is soon learned.
+
+    They begin where latents do, as in a session: what begins with a unit there is no other sound here.
+    """
     n_samples = n_latents * SAMPLES_PER_AUDIO_LATENT
     clips = []
     for k in range(n_clips):
         sound = sounds[k % len(sounds)]
-        places = [sound[start : start + n_samples] for start in rng.integers(0, len(sound) - n_samples + 1, PLACES)]
+        starts = SAMPLES_PER_AUDIO_LATENT * rng.integers(
+            0, len(sound) // SAMPLES_PER_AUDIO_LATENT - n_latents + 1, PLACES
+        )
+        places = [sound[start : start + n_samples] for start in starts]
         clips.append(max(places, key=lambda clip: float(np.square(clip).sum())))
     return np.stack(clips)
 

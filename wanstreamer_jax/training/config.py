@@ -73,6 +73,8 @@ class AudioVAEWeights:
     log_spectrum: float = 1.0  # mean absolute difference of log magnitudes, nepers
     convergence: float = 1.0  # |S - S'| / |S| of magnitudes
     kl: float = 1e-4  # of each latent number
+    encoder: bool = True  # learns too; else latents stay what they are to an agent that has learned to make them
+    noise: float = 0.0  # deviation of what is added to latents before they are decoded: an agent's are not exact
 
 
 @dataclasses.dataclass(frozen=True)

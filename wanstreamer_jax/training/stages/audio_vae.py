@@ -6,6 +6,7 @@ B samples, K clips of a sample, n samples of sound, T latents, C latent channels
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Params, So
 from wanstreamer_jax.training.stages.latents import divergence, mean_square, sample_latents, statistics
 
 Sound = Float[Array, "B n"]
+VAE = "audio_vae"
 WINDOWS = (256, 512, 1024, 2048)  # samples: 11 to 85 ms
 MEASURED_WINDOW = 1024
 FLOOR = 1e-3  # added to magnitudes before their logarithm: -60 dB of a full-scale sine, so that hiss is no goal
@@ -36,15 +38,21 @@ SMALL = Picture(16, 16)  # of a world whose pictures nobody looks at
 
 
 def init(config: Config, weights: AudioVAEWeights, parts: Trees, key: jax.Array) -> Trees:
-    """The agent's audio VAE."""
-    del config, weights, key
-    return {"audio_vae": parts["audio_vae"]}
+    """The agent's audio VAE, or its decoder alone."""
+    del config, key
+    vae = parts[VAE]
+    return {VAE: vae if weights.encoder else {"decoder": vae["decoder"]}}
+
+
+def whole(config: Config, trainees: Trees, frozen: Trees) -> Any:
+    """The VAE of what is trained, and of what is not."""
+    return part(config, {VAE: frozen[VAE] | trainees[VAE]}, VAE)
 
 
 def objectives(training: Training) -> tuple[Objective, ...]:
     """Reconstruction, at every step."""
     del training
-    return (Objective("audio_vae", reconstruction),)
+    return (Objective(VAE, reconstruction),)
 
 
 # ---- The loss
@@ -54,10 +62,11 @@ def reconstruction(
     config: Config, weights: AudioVAEWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, Metrics]:
     """How far decoded samples of the latents are from the clips, and the latents from a normal distribution."""
-    del frozen
-    clips, vae = as_sound(batch), part(config, trainees, "audio_vae")
+    clips, vae = as_sound(batch), whole(config, trainees, frozen)
     latents = vae.encoder(clips)
-    decoded = vae.decoder(sample_latents(latents, key)).astype(jnp.float32)
+    sample_key, noise_key = jax.random.split(key)
+    noise = weights.noise * jax.random.normal(noise_key, latents.mean.shape)
+    decoded = vae.decoder(sample_latents(latents, sample_key) + noise).astype(jnp.float32)
     spectra = [(magnitudes(clips, window), magnitudes(decoded, window)) for window in WINDOWS]
     terms = {
         "waveform": jnp.mean(jnp.abs(decoded - clips)) / (jnp.mean(jnp.abs(clips)) + FLOOR),
@@ -99,8 +108,8 @@ def measure(
     config: Config, weights: AudioVAEWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> Metrics:
     """Reconstruction from the latents' means, and the statistics of these, per channel."""
-    del weights, frozen, key
-    clips, vae = as_sound(batch), part(config, trainees, "audio_vae")
+    del weights, key
+    clips, vae = as_sound(batch), whole(config, trainees, frozen)
     latents = vae.encoder(clips)
     decoded = vae.decoder(latents.mean).astype(jnp.float32)
     difference = _nepers(magnitudes(clips, MEASURED_WINDOW)) - _nepers(magnitudes(decoded, MEASURED_WINDOW))
@@ -120,8 +129,8 @@ def preview(
     config: Config, weights: AudioVAEWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
 ) -> Metrics:
     """The first sample's clips and what becomes of them."""
-    del weights, frozen, key
-    clips, vae = as_sound({"clips": batch["clips"][:1]}), part(config, trainees, "audio_vae")
+    del weights, key
+    clips, vae = as_sound({"clips": batch["clips"][:1]}), whole(config, trainees, frozen)
     return {"clips": clips, "decoded": vae.decoder(vae.encoder(clips).mean)}
 
 
@@ -142,7 +151,10 @@ def _spectrogram(sound: np.ndarray) -> np.ndarray:
 
 def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) -> tuple[Config, Trees]:
     """The VAE with its latents' statistics put into the weights beside the bottleneck: latents come out normalised."""
-    return config, {"audio_vae": normalise(trainees["audio_vae"], *statistics(**_of_latents(measured)))}
+    vae = trainees[VAE]
+    if "encoder" in vae:  # else its latents are
+        vae = normalise(vae, *statistics(**_of_latents(measured)))
+    return config, {VAE: vae}
 
 
 def _of_latents(measured: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -189,9 +201,9 @@ def _cut(rng: np.random.Generator, session: Session, weights: AudioVAEWeights) -
 
 stage = Stage(
     name="audio_vae",
-    parts=("audio_vae",),
+    parts=(VAE,),
     init=init,
-    frozen=(),
+    frozen=(VAE,),
     objectives=objectives,
     source=source,
     measure=measure,
