@@ -6,7 +6,7 @@ Expect:   on two cores about 79 ms a unit of 160 ms with a full window and 4 tex
           30 latent tokens a unit, 42 MB a session.
 
 Training: python train.py configs/tiny.py --stage all --workdir runs/tiny
-          about eight hours on two cores, one phase of `recipe` after the other; what each reaches: docs/training.md
+          hours on two cores, one phase of `recipe` after the other; what each reaches: docs/training.md
 """
 
 import dataclasses
@@ -141,8 +141,8 @@ def _only(**weights: float) -> tuple[str, ...]:
 
 
 # Listening, seeing and answering are learned with a picture of one token, which costs a quarter of the full one. What
-# is seen and heard is bound to words in short bursts of nothing else. Then it learns to draw,
-# its voice to be clear, and a student to need few steps.
+# is seen and heard is bound to words in short bursts of nothing else. Then the agent learns to draw, its voice to be
+# clear, and a student to need few steps.
 _SMALL = (
     "--agent.picture.width=16",
     "--agent.picture.height=16",

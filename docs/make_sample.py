@@ -10,8 +10,9 @@ from wanstreamer_jax.bundled import AGENT
 from wanstreamer_jax.data.world import Kind, Split, World, make_session
 from wanstreamer_jax.media.writer import write_film
 from wanstreamer_jax.timeline import Picture
+from wanstreamer_jax.training.clips import HELDOUT_SEED
 
-SEED = 2**31 + 35
+SEED = HELDOUT_SEED + 35
 WORLD = World(
     split=Split.HELDOUT,
     mixture={Kind.GREETING: 1.0, Kind.COLOUR: 1.0, Kind.SHAPE: 1.0, Kind.HOW_MANY: 1.0},

@@ -14,41 +14,32 @@ import sys
 import tempfile
 from pathlib import Path
 
-import av
 import numpy as np
+from make_sample import WORLD
+
+from wanstreamer_jax.media import open_media
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.chromium import GRANT, chromium, write_microphone  # noqa: E402 - no package, so only found from here
+from tests.chromium import GRANT, chromium, write_camera, write_microphone  # noqa: E402 - found from here only
 
 SAMPLE = ROOT / "wanstreamer_jax" / "assets" / "sample.mp4"
 STATE = "document.body.dataset.state"
 N_ANSWERS, SEEN_S = 2, 0.7
 
 
-def camera(file: Path) -> str:
-    """The clip's picture as what Chromium plays for a camera: its flag."""
-    with av.open(str(SAMPLE)) as clip, file.open("wb") as out:
-        stream = clip.streams.video[0]
-        out.write(f"YUV4MPEG2 W{stream.width} H{stream.height} F25:1 Ip A1:1 C420jpeg\n".encode())
-        for frame in clip.decode(stream):
-            out.write(b"FRAME\n" + frame.reformat(format="yuv420p").to_ndarray().tobytes())
-    return f"--use-file-for-fake-video-capture={file}"
-
-
-def microphone(file: Path) -> str:
-    """The clip's sound as a microphone: its flag."""
-    resampler = av.AudioResampler("flt", "mono", 24_000)
-    with av.open(str(SAMPLE)) as clip:
-        pieces = [x.to_ndarray()[0] for frame in clip.decode(audio=0) for x in resampler.resample(frame)]
-    return write_microphone(file, np.concatenate(pieces))
+def devices(folder: Path) -> tuple[str, str]:
+    """The clip as what Chromium plays for a camera and a microphone: their flags."""
+    with open_media(SAMPLE, WORLD.user_picture) as clip:
+        units = list(clip)
+    camera = write_camera(folder / "camera.y4m", np.concatenate([unit.frames for unit in units]))
+    return camera, write_microphone(folder / "microphone.wav", np.concatenate([unit.samples for unit in units]))
 
 
 async def take(url: str, folder: Path) -> None:
     """Begin a conversation, wait for answers, and take the picture."""
-    flags = GRANT, camera(folder / "camera.y4m"), microphone(folder / "microphone.wav")
-    async with chromium(*flags) as open_page, open_page(url) as page:
+    async with chromium(GRANT, *devices(folder)) as open_page, open_page(url) as page:
         await page.until("document.getElementById('status').classList.contains('ready')", 120)
         await page.look(1280, 800)
         await page.click("#start")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from aiohttp import ClientSession, WSMsgType
+from av import VideoFrame
 
 from wanstreamer_jax.media.sound import write_wav
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
@@ -145,14 +146,18 @@ async def _opened(client, port, url):
 
 
 def write_camera(path, frames, fps=25):
-    """Frames [n, h, w] of grey as a Y4M file, which the fake camera plays for ever."""
-    n, height, width = frames.shape
+    """Frames [n, h, w] of grey, or [n, h, w, 3] in colour, as a Y4M file, which the fake camera plays for ever."""
+    n, height, width = frames.shape[:3]
     grey = np.full(height * width // 2, 128, np.uint8).tobytes()
     with Path(path).open("wb") as out:
         out.write(f"YUV4MPEG2 W{width} H{height} F{fps}:1 Ip A1:1 C420jpeg\n".encode())
         for i in range(n):
-            out.write(b"FRAME\n" + frames[i].tobytes() + grey)
+            out.write(b"FRAME\n" + (frames[i].tobytes() + grey if frames.ndim == 3 else _yuv420p(frames[i])))
     return f"--use-file-for-fake-video-capture={path}"
+
+
+def _yuv420p(frame):
+    return VideoFrame.from_ndarray(frame).reformat(format="yuv420p").to_ndarray().tobytes()
 
 
 def write_microphone(path, samples):

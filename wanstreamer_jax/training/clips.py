@@ -16,6 +16,9 @@ from wanstreamer_jax.training.config import Training
 
 Cut = Callable[[np.random.Generator, Session], Sample]
 
+HELDOUT_SEED, _CUTS = 2**31, 99  # training sessions have lower seeds
+PLACES = 16  # that a clip of sound is chosen from
+
 
 @dataclasses.dataclass(frozen=True)
 class WorldClips:
@@ -35,15 +38,9 @@ class WorldClips:
         return self.cut(np.random.default_rng((seed, _CUTS)), make_session(seed, self.world))
 
 
-HELDOUT_SEED, _CUTS = 2**31, 99  # training sessions have lower seeds
-
-
 def seed_of(number: int, split: Split) -> int:
     """The seed of a sample: no two splits share one."""
     return number + (HELDOUT_SEED if split is Split.HELDOUT else 0)
-
-
-PLACES = 16  # that a clip of sound is chosen from
 
 
 def cut_video(rng: np.random.Generator, session: Session, n_clips: int, n_units: int) -> UInt8[np.ndarray, "K T H W 3"]:
@@ -70,10 +67,8 @@ def cut_sound(
     clips = []
     for k in range(n_clips):
         sound = sounds[k % len(sounds)]
-        starts = SAMPLES_PER_AUDIO_LATENT * rng.integers(
-            0, len(sound) // SAMPLES_PER_AUDIO_LATENT - n_latents + 1, PLACES
-        )
-        places = [sound[start : start + n_samples] for start in starts]
+        latents = rng.integers(0, len(sound) // SAMPLES_PER_AUDIO_LATENT - n_latents + 1, PLACES)
+        places = [sound[start : start + n_samples] for start in latents * SAMPLES_PER_AUDIO_LATENT]
         clips.append(max(places, key=lambda clip: float(np.square(clip).sum())))
     return np.stack(clips)
 

@@ -1,7 +1,7 @@
 // The agent's voice, piece by piece, through a small buffer: late units are waited for, a backlog is skipped.
 //
 // How much waits when the next piece comes is what there is to spare: the least of it, over some seconds, is kept at
-// what is held. More is made up for by playing one in a hundred faster, which nobody hears.
+// what is held. More is made up for by playing a hundredth faster, which nobody hears; far more is skipped.
 //
 // It also is the clock by which pictures are shown: it tells which moment of the agent is being heard.
 
