@@ -80,7 +80,8 @@ def test_what_is_typed_is_said_as_it_was(task):
         assert (record.n_agent_text[:lead] == 1).all() and record.n_agent_text[lead] > 1
         assert not counts.video[:lead].any()
         whole = next(r for r in records() if record.name.startswith(r.name))
-        start = units_of(record.agent_samples[lead:], whole.agent_samples)
+        start = int(record.name.removeprefix(f"{whole.name} + ").removesuffix(f", {task}"))
+        assert np.array_equal(record.agent_samples[lead:], whole.agent_samples[start : start + record.n_units - lead])
         first_ms, last_ms = start * UNIT_MS, (start + record.n_units - lead) * UNIT_MS
         said = [w for w in whole.words if w["who"] == Who.AGENT and first_ms <= w["start_ms"] < last_ms]
         assert typed.strip() == " ".join(w["text"] for w in said)

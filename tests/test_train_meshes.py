@@ -54,7 +54,8 @@ def update_on(name: str, mesh: tuple[int, int, int]):
     held = sum(x.addressable_shards[0].data.nbytes for x in arrays)  # by the first device
     assert held < 1.1 / p.mesh.shape["fsdp"] * sum(x.nbytes for x in arrays)
     batch = put_batch({"clips": clips(name)}, batch_sharding(p.mesh, p.stage.batch_axes))
-    run = jax.jit(lambda t, b: p.accumulate(p.objectives[0], p.computed(t), {}, b, jax.random.key(1)))
+    frozen = {part: parts[part] for part in p.stage.frozen}
+    run = jax.jit(lambda t, b: p.accumulate(p.objectives[0], p.computed(t), frozen, b, jax.random.key(1)))
     compiled = run.lower(state.trainees, batch).compile(compiler_options=QUICKLY)
     return jax.tree.map(np.asarray, compiled(state.trainees, batch))
 

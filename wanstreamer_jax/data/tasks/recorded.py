@@ -31,7 +31,7 @@ from wanstreamer_jax.data.tasks.example import (
     written,
 )
 from wanstreamer_jax.data.tasks.understanding import OVER_MS
-from wanstreamer_jax.data.text import unit_of_end, unit_of_start
+from wanstreamer_jax.data.text import unit_of_end, unit_of_start, unit_of_told
 from wanstreamer_jax.data.world import Who
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS
 
@@ -126,13 +126,14 @@ def _rows(units: Sequence[Sequence[int]], most: int) -> tuple[np.ndarray, np.nda
 def _free(record: Record, n_text: Int32[np.ndarray, " U"], who: Who) -> np.ndarray:
     """Before which units, and whether after the last one, nobody is in the middle of a word or behind in its text.
 
-    What goes on when a record begins is known of a session's first only.
+    What goes on when a record begins is known of a session's first only. What the user says is written a little after.
     """
+    unit_of_written = unit_of_told if who is Who.USER else unit_of_end
     is_free = np.append(record.first_unit == 0, n_text == 1)
     for word in record.words:
         if word["who"] == who:
             first = unit_of_start(word["start_ms"]) - record.first_unit + 1
-            is_free[first : unit_of_end(word["end_ms"]) - record.first_unit + 1] = False
+            is_free[first : unit_of_written(word["end_ms"]) - record.first_unit + 1] = False
     return is_free
 
 
