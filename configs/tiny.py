@@ -58,7 +58,7 @@ config = Config(
         rope_sections=(4, 2, 2),
         dtype="float32",
     ),
-    flow=FlowConfig(solver_steps=2),
+    flow=FlowConfig(solver_steps=2, audio_shift=3.0),  # what is to be said is found near noise
     history=HistoryConfig(n_tokens=5376),
     world=WorldConfig(max_text=128, max_voice=25),
     text=TextConfig(max_user=4, max_agent=4, unit_end=1492),  # bytes, and the words of the synthetic world
@@ -141,8 +141,8 @@ def _only(**weights: float) -> tuple[str, ...]:
 
 
 # Listening, seeing and answering are learned with a picture of one token, which costs a quarter of the full one. What
-# is seen and heard is bound to words in short bursts of nothing else. Then the agent learns to draw, its voice to be
-# clear, and a student to need few steps.
+# is seen and heard is bound to words in short bursts of nothing else, and so are words to how they are said. Then the
+# agent learns to draw, and a student to need few steps.
 _SMALL = (
     "--agent.picture.width=16",
     "--agent.picture.height=16",
@@ -164,31 +164,48 @@ _WORDS = (
     "--ema=0.99",
     '--gates=[{"measure": "asr_text", "at_most": 1.3}]',
 )
+_SPEECH = (  # what is typed is said: sound in nearly every unit, where a session has it in one of four
+    "--weights.units=20",
+    "--weights.copies=4",
+    "--weights.audio=4",
+    "--weights.video=0",
+    "--batch=4",
+    "--steps=1000",
+    "--optimizer.learning_rate=1.5e-3",
+    "--ema=0.99",
+    '--gates=[{"measure": "joint_generation_audio", "at_most": 0.3}]',
+)
 _ANSWERS = (
     "--weights.units=60",
+    "--weights.copies=4",
+    "--weights.audio=4",
     "--weights.video=0",
-    "--weights.audio=2",
     "--steps=2500",
     '--gates=[{"measure": "text", "at_most": 0.1}, {"measure": "audio", "at_most": 0.2}]',
 )
-_VOICE = (  # the decoder alone, on latents as inexact as an agent's
+_VOICE = (  # the decoder alone, on latents as inexact as an agent's, and few numbers: half of what is said are counts
     "--weights.encoder=false",
-    "--weights.noise=0.3",
+    "--weights.noise=0.2",
+    *(f"--weights.dialogues.{name}=0.1" for name in ("count", "stop", "back_channel", "background")),
+    "--weights.dialogues.repeat=4",
+    "--weights.dialogues.comment=2",
+    "--steps=6000",
     "--optimizer.learning_rate=1e-3",
     "--ema=0.99",
     '--gates=[{"measure": "snr_db", "at_least": 11}, {"measure": "log_spectral_distance_db", "at_most": 2.2}]',
 )
-_LARGE = ("--agent.picture.width=112", "--agent.picture.height=64")
+_LARGE = ("--agent.picture.width=112", "--agent.picture.height=64", "--weights.audio=4", "--weights.motion=3")
 
 recipe = (
     Phase("video_vae", "video_vae"),
     Phase("audio_vae", "audio_vae"),
+    Phase("voice", "audio_vae", _VOICE),
     Phase("hearing", "hearing"),
     Phase("seeing", "seeing"),
     Phase("captions", "pretrain", (*_SMALL, *_BOUND, *_only(image_captioning=1), *_CAPTIONS)),
     Phase("words", "pretrain", (*_BOUND, *_only(asr=4, dialogue=1, image_captioning=1), *_WORDS)),
+    Phase("speech", "pretrain", (*_only(joint_generation=1), *_SPEECH)),
     Phase("answers", "interact", _ANSWERS),
     Phase("faces", "interact", _LARGE),
-    Phase("voice", "audio_vae", _VOICE),
     Phase("distill", "distill"),
 )

@@ -44,7 +44,7 @@ def tokens_of(n_units: int) -> Tokens:
     commit_unit = [k + (g == Group.AGENT_MEDIA) for k, g in zip(unit, group, strict=True)]
     commit = [max(0, k * per_unit - media) for k in commit_unit]
     is_noisy = np.arange(len(unit)) >= len(clean)
-    columns = (jnp.array(x) for x in (unit, group, index, is_noisy, np.ones(len(unit), bool), commit))
+    columns = (jnp.array(x) for x in (unit, group, index, is_noisy.astype(int), np.ones(len(unit), bool), commit))
     return Tokens(*columns)
 
 

@@ -60,8 +60,8 @@ def as_tokens(tokens: list[Token], stream: list[Token]) -> Tokens:
     commit = [first_of_commit(t, stream) if t.unit >= 0 else 0 for t in tokens]
     columns = [[t.unit for t in tokens], [t.group for t in tokens], [t.place for t in tokens]]
     unit, group, index = (jnp.array(c, jnp.int32) for c in columns)
-    noisy = jnp.array([t.noisy for t in tokens], bool)
-    return Tokens(unit, group, index, noisy, jnp.ones_like(noisy), jnp.array(commit, jnp.int32))
+    noisy = jnp.array([t.noisy for t in tokens], jnp.int32)
+    return Tokens(unit, group, index, noisy, jnp.ones_like(noisy, bool), jnp.array(commit, jnp.int32))
 
 
 counts = st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))

@@ -29,6 +29,7 @@ from wanstreamer_jax.data.world.lexicon import (
     GREETINGS,
     PAIRS,
     VARIANTS,
+    WORDS,
     WORDS_PER_MIN,
 )
 from wanstreamer_jax.timeline import UNIT_MS, Picture
@@ -208,6 +209,18 @@ def test_speech_is_written_as_it_begins_and_seen_as_it_sounds():
 
 
 # ---- What is held out
+
+
+def test_what_is_said_fills_its_time_with_what_the_agent_answers():
+    setting = dataclasses.replace(SETTINGS[Split.TRAIN], n_units=40)
+    spoken_units, words = [], collections.Counter()
+    for seed in range(8):
+        record = make_example("joint_generation", seed, setting).record
+        own = [w for w in record.words if w["who"] == Who.AGENT]
+        spoken_units.append((own[-1]["end_ms"] - own[0]["start_ms"]) / UNIT_MS)
+        words.update(w["text"].strip(".,!?").lower() for w in own)
+    assert np.mean(spoken_units) > 0.5 * setting.n_units
+    assert sum(words[word] for word in WORDS) > 0.15 * sum(words.values())
 
 
 def test_training_meets_nothing_that_is_held_out():

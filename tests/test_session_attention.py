@@ -121,6 +121,21 @@ def test_alone_sees_the_world_and_itself():
         np.testing.assert_array_equal(x[:, [0, 2, 3, 4]], y[:, [0, 2, 3, 4]])
 
 
+@pytest.mark.parametrize("block", [1, 200])
+def test_noisy_copies_of_a_unit_are_as_if_each_were_alone(monkeypatch, block):
+    monkeypatch.setattr(session_attention, "BLOCK", block)
+    config = config_of()
+    session, _ = a_session(config)
+    each = [a_session(config, seed=seed)[1] for seed in range(3)]
+    each[1] = each[1]._replace(alone=each[1].alone.at[:, 2].set(True))
+    together = jax.tree.map(lambda *x: jnp.stack(x, axis=2).reshape(2, 3 * U, *x[0].shape[2:]), *each)
+    predicted = predict(config, session, together)
+    for i, one in enumerate(each):
+        expected = predict(config, session, one)
+        assert_close(jax.tree.map(lambda x, i=i: x[:, i::3], predicted.velocities), expected.velocities, 2e-6)
+        assert_close(predicted.text_logits, expected.text_logits, 2e-6)
+
+
 def test_more_units_cost_the_same_each_once_the_window_is_full(monkeypatch):
     monkeypatch.setattr(session_attention, "BLOCK", 1)
     base = small.small_config()
@@ -129,7 +144,7 @@ def test_more_units_cost_the_same_each_once_the_window_is_full(monkeypatch):
     def cost(n_units):
         spans = Spans(config.n_world, config.layout.n_slice, config.layout.n_agent_media, n_units)
         ones = jnp.ones((1, spans.n_slots), jnp.int32)
-        rule = Tokens(ones, ones, ones, ones > 1, ones > 0, ones)
+        rule = Tokens(ones, ones, ones, 0 * ones, ones > 0, ones)
         see = attention(spans, rule, ones > 1, config, HERE, cut=False)
         x = jnp.ones((1, 2, spans.n_slots, 16))
         loss = jax.grad(lambda q, k, v: jnp.sum(see(0, q.swapaxes(1, 2), k, v)), argnums=(0, 1, 2))

@@ -128,6 +128,52 @@ def unit_errors(params, streamed, k, noise, tau):
     return errors._asdict()
 
 
+def test_the_loss_of_several_noisy_copies_is_the_mean_of_theirs():
+    config, batch = agent_config(), {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
+    params = small.small_params(config)
+
+    def terms(noise, tau):
+        seen = interact.windows(config, params, batch)
+        clean = jax.tree.map(lambda z: jnp.repeat(z, noise.audio.shape[1] // U, axis=1), seen.session.clean)
+        points = noised(clean, noise, Latents(*tau))
+        predicted = interact.predict(seen, points, tau, jnp.zeros(tau.audio.shape, bool))
+        return interact.losses(config, predicted, noise, seen, batch)[0]
+
+    clean = interact.windows(config, params, batch).session.clean
+    noises = [interact.draw_noise(jax.random.key(i), clean) for i in range(2)]
+    times = [interact.draw_times(jax.random.key(9 + i), config.flow, (2, U), coupled=0.5) for i in range(2)]
+    both = [
+        jax.tree.map(lambda a, b: jnp.stack([a, b], 2).reshape(2, 2 * U, *a.shape[2:]), *x) for x in (noises, times)
+    ]
+    compiled = jax.jit(terms)
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *map(compiled, noises, times))
+    assert_close(compiled(*both), expected, 1e-5)
+
+
+def test_what_moves_counts_more_and_the_picture_as_a_whole_as_much():
+    video = jnp.zeros((1, 3, 2, 4, 5)).at[0, 1:, 0, 1].set(1.0)  # in unit 1 one place of eight moves
+    np.testing.assert_array_equal(interact.motion_shares(video, 0.0), 1.0)
+    shares = np.asarray(interact.motion_shares(video, 3.0))[0, ..., 0]
+    np.testing.assert_allclose(shares.mean(axis=(1, 2)), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(shares[[0, 2]], 1.0)
+    assert shares[1, 0, 1] > 10 * shares[1, 1, 1] > 0
+
+
+def test_senses_that_stay_leave_the_rest_of_the_gradient_as_it_is():
+    config, batch = agent_config(), {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
+    params = small.small_params(config)
+    trees = {interact.AGENT: {name: params[name] for name in interact.TRAINED}}, params
+    updates = []
+    for senses in (1.0, 0.0):
+        training = Training(weights=SessionWeights(units=U), optimizer=OptimizerConfig(senses=senses), remat="nothing")
+        program = Program(interact.stage, config, training, make_mesh(MeshShape(data=1)))
+        run = jax.jit(functools.partial(program.differentiate, *interact.objectives(training)))
+        updates.append(run(*trees, batch, jax.random.key(0)).gradient)
+    assert_close(updates[1]["transformer"], updates[0]["transformer"], 1e-6)
+    norms = [sum(float(jnp.sum(jnp.abs(x))) for x in jax.tree.leaves(g["perception"])) for g in updates]
+    assert norms[0] > 0 == norms[1]
+
+
 def test_streams_that_are_not_there_weigh_nothing():
     batch = {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
     params = small.small_params(agent_config())

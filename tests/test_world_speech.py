@@ -30,8 +30,9 @@ from wanstreamer_jax.data.world.lexicon import (
 from wanstreamer_jax.data.world.speech import Voice, speak
 from wanstreamer_jax.data.world.visemes import _BEGINNINGS, Viseme, mouth_track, visemes_of
 from wanstreamer_jax.data.world.visemes import SHAPES as MOUTHS
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, SAMPLES_PER_UNIT
 
+USER_VOICE = Voice("en-us+m3")
 PHRASE = "One, two, three, four, five."
 CHOICES = (ASK_COLOUR, ASK_SHAPE, ASK_HOW_MANY, ASK_REPEAT, ASK_COUNT, STOPS, BACK_CHANNELS, FAR_TALK)
 
@@ -61,8 +62,9 @@ def test_every_voice_speaks_equally_loud_and_at_its_speed(variant: str) -> None:
         assert slow.duration_ms > 1.2 * fast.duration_ms
 
 
-def test_words_are_the_text_and_lie_where_the_sound_is() -> None:
-    said = speak(PHRASE, AGENT_VOICE)
+@pytest.mark.parametrize("voice", [AGENT_VOICE, USER_VOICE], ids=["agent", "user"])
+def test_words_are_the_text_and_lie_where_the_sound_is(voice: Voice) -> None:
+    said = speak(PHRASE, voice)
     assert " ".join(word.text for word in said.words) == PHRASE
     spoken = np.zeros(len(said.samples), bool)
     for word in said.words:
@@ -75,7 +77,7 @@ def test_words_are_the_text_and_lie_where_the_sound_is() -> None:
 
 
 def test_words_that_are_said_as_one_share_their_time() -> None:
-    words = speak("I am fine.", AGENT_VOICE).words
+    words = speak("I am fine.", USER_VOICE).words
     assert [word.text for word in words] == ["I", "am", "fine."]
     assert all(a.start < a.end <= b.start for a, b in itertools.pairwise(words))
 
@@ -84,9 +86,30 @@ def test_every_phoneme_of_the_lexicon_has_a_mouth_shape() -> None:
     texts = [text.format(colour="red", shape="star", word="zebra", number="ten") for c in CHOICES for text in c.train]
     texts += [question for question, _ in GREETINGS.train] + [answer.text for _, answer in GREETINGS.train]
     texts += [*COLOURS, *SHAPES, *WORDS, counting(20).text]
+    texts = [text.replace("| ", "") for text in texts]
     names = {p.text.strip("',%=|") for text in texts for p in speak(text, AGENT_VOICE).phonemes}
     known = {name for beginnings in _BEGINNINGS.values() for name in beginnings.split()}
     assert {name for name in names if not any(name.startswith(k) for k in known)} <= {";"}  # a glide, heard alone
+
+
+def test_a_word_of_the_agent_is_the_same_in_every_sentence_and_begins_with_a_unit() -> None:
+    unit, said = SAMPLES_PER_UNIT, speak("It is green, is it?", AGENT_VOICE)
+    sounds = {}
+    for word in said.words:
+        assert word.start % unit == 0
+        sounds.setdefault(word.text.strip("?,").lower(), []).append(said.samples[word.start : word.end])
+    alone = {text: speak(text, AGENT_VOICE).samples for text in sounds}
+    assert {text: len(found) for text, found in sounds.items()} == {"it": 2, "is": 2, "green": 1}
+    for text, found in sounds.items():
+        for samples in found:
+            np.testing.assert_array_equal(samples, alone[text])
+    for word, after in itertools.pairwise(said.words):
+        assert after.start - word.end < unit
+        assert not said.samples[word.end : after.start].any()
+    starts = {word.start for word in said.words}
+    assert starts < {p.start for p in said.phonemes}
+    fluent = speak("It is green, is it?", dataclasses.replace(AGENT_VOICE, word_ms=0))
+    assert any(word.start % unit for word in fluent.words)
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,15 @@ class Tokens(NamedTuple):
     """What the attention rule needs to know of tokens; each field is [B, S] or [S].
 
     unit: -1 for the world. group: see `timeline.Group`. place: order in the packed stream; noisy latents have the
-    place that their clean copy will have. noisy: moved by the solver. valid: False for padding.
+    place that their clean copy will have. noisy: 0 for clean tokens; else moved by the solver, and which of the unit's
+    noisy copies it is part of, from 1. valid: False for padding.
     commit: place of the first token of the commit in which the token enters the history.
     """
 
     unit: Int[Array, "*S"]
     group: Int[Array, "*S"]
     place: Int[Array, "*S"]
-    noisy: Bool[Array, "*S"]
+    noisy: Int[Array, "*S"]
     valid: Bool[Array, "*S"]
     commit: Int[Array, "*S"]
 
@@ -59,11 +60,10 @@ def visible(queries: Tokens, keys: Tokens, window: int | None = None) -> Bool[Ar
     token_causal = (k.group == Group.USER_TEXT) | (k.group == Group.AGENT_TEXT)
     same_unit, same_group = k.unit == q.unit, k.group == q.group
     own_group = same_unit & same_group & (~token_causal | (k.place <= q.place))
-    clean = (k.unit < q.unit) | (same_unit & (k.group < q.group)) | (own_group & ~q.noisy)
+    clean = (k.unit < q.unit) | (same_unit & (k.group < q.group)) | (own_group & (q.noisy == 0))
     if window is not None:
         clean &= (k.unit < 0) | (k.place >= q.commit - window)
-    noisy = k.noisy & q.noisy & same_unit
-    return k.valid & jnp.where(k.noisy, noisy, clean)
+    return k.valid & jnp.where(k.noisy > 0, same_unit & (k.noisy == q.noisy), clean)
 
 
 class Sight(NamedTuple):
@@ -71,10 +71,11 @@ class Sight(NamedTuple):
 
     start: Int[Array, "*T"]  # it sees codes below 0, the world's, and from here ..
     end: Int[Array, "*T"]  # .. to below this one
-    own: Int[Array, "*T"]  # and this one: its unit's noisy latents
+    own: Int[Array, "*T"]  # and this one: its own noisy copy
 
 
-NOISY = 2**30  # the code of unit 0's noisy latents, above that of any clean token
+NOISY = 2**30  # codes of noisy latents are above those of any clean token
+COPIES = 256  # noisy copies of a unit, at most
 NEVER = 2**31 - 1  # the code of what nobody sees
 
 
@@ -82,13 +83,17 @@ def sight(queries: Tokens, window: int) -> Sight:
     """What each query sees, in a session [B, T] whose clean tokens' places are in the order of units and groups."""
     causal = (queries.group == Group.USER_TEXT) | (queries.group == Group.AGENT_TEXT)
     end = jnp.where(causal, queries.place + 1, _end_of_group(queries))
-    own = jnp.where(queries.noisy, NOISY + queries.unit, -NEVER)
-    return Sight(queries.commit - window, jnp.where(queries.noisy, queries.commit, end), own)
+    own = jnp.where(queries.noisy > 0, _code_of_copy(queries), -NEVER)
+    return Sight(queries.commit - window, jnp.where(queries.noisy > 0, queries.commit, end), own)
 
 
 def codes(keys: Tokens) -> Int[Array, "*S"]:
-    """What `Sight` speaks of: the places of clean tokens, the units of noisy ones."""
-    return jnp.where(keys.valid, jnp.where(keys.noisy, NOISY + keys.unit, keys.place), NEVER)
+    """What `Sight` speaks of: the places of clean tokens, the copies of noisy ones."""
+    return jnp.where(keys.valid, jnp.where(keys.noisy > 0, _code_of_copy(keys), keys.place), NEVER)
+
+
+def _code_of_copy(tokens: Tokens) -> Int[Array, "*S"]:
+    return NOISY + COPIES * tokens.unit + tokens.noisy
 
 
 def sees(queries: Sight, keys: Int[Array, "*S"]) -> Bool[Array, "*B T S"]:
@@ -102,7 +107,7 @@ def _end_of_group(tokens: Tokens) -> Int[Array, "B T"]:
     """The place after the last one of each clean token's group."""
     group = len(Group) * (tokens.unit + 1) + tokens.group
     n_groups = len(Group) * (tokens.unit.shape[1] + 1)
-    group = jnp.where(tokens.valid & ~tokens.noisy, group, n_groups)  # the others are one more
+    group = jnp.where(tokens.valid & (tokens.noisy == 0), group, n_groups)  # the others are one more
     last = jax.vmap(lambda place, group: jax.ops.segment_max(place, group, n_groups + 1))(tokens.place, group)
     return jnp.take_along_axis(last, group, axis=1) + 1
 

@@ -2,11 +2,14 @@
 
     world | commit 0 | commit 1 | ... | commit U-1 || noisy 0 | noisy 1 | ... | noisy U-1 || padding
     commit k = [ latents y_{k-1} | user text | user video + audio | agent text ]
+    noisy k  = [ copy 0 of latents y_k | copy 1 | ... | copy n-1 ]
 
 Every stream has fixed slots, padded where a unit holds fewer text tokens, so that `session_attention` can cut out
 commits with static slices.
 
-B sessions, U units, T tokens, S slots, N heads, K key/value heads, H head size, D width, V vocabulary.
+A unit may have several noisy copies, each with noise and times of its own: they share what they see, which costs most.
+
+B sessions, U units, T tokens, S slots, N heads, K key/value heads, H head size, D width, V vocabulary, n noisy copies.
 """
 
 from typing import NamedTuple
@@ -38,21 +41,21 @@ class Session(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """Velocities of each unit's noisy latents [B, U, ..], and scores of each agent text token."""
+    """Velocities of each noisy copy [B, U n, ..], and scores of each agent text token."""
 
     velocities: Latents
     text_logits: Float[Array, "B U T V"]
 
 
 class Noisy(NamedTuple):
-    """What the solver would move: the agent's latents [B, U, ..] on their way to noise.
+    """What the solver would move: the agent's latents [B, U n, ..] on their way to noise, copies of a unit in a row.
 
-    Units of `alone` are predicted without condition, for guidance: their noisy latents see the world and each other.
+    Copies of `alone` are predicted without condition, for guidance: they see the world and themselves.
     """
 
     latents: Latents
-    tau: FlowTime  # [B, U]
-    alone: Bool[Array, "B U"]
+    tau: FlowTime  # [B, U n]
+    alone: Bool[Array, "B Un"]
 
 
 def forward(
@@ -72,21 +75,23 @@ def forward(
     """
     packed, world_rule = world
     layout, U = model.config.layout, session.n_user_text.shape[1]
-    spans = Spans(packed.x.shape[1], layout.n_slice, layout.n_agent_media, U)
-    rule = session_tokens(model.config, world_rule, session)
+    copies = noisy.alone.shape[1] // U
+    spans = Spans(packed.x.shape[1], layout.n_slice, copies * layout.n_agent_media, U)
+    rule = session_tokens(model.config, world_rule, session, copies)
     x = jnp.concatenate([packed.x, _clean_stream(model, session), _noisy_stream(model, noisy.latents)], axis=1)
-    angles = jnp.concatenate([packed.angles, *_unit_angles(model, session)], axis=1)
-    conditioning = _conditioning(model, packed, noisy.tau)
+    angles = jnp.concatenate([packed.angles, *_unit_angles(model, session, copies)], axis=1)
+    conditioning = _conditioning(model, packed, noisy.tau, U)
     room = -spans.n_slots % spread.ranks
     x, angles = (spread.share(jnp.pad(a, ((0, 0), (0, room), (0, 0)))) for a in (x, angles))
     conditioning = conditioning._replace(kind=jnp.pad(conditioning.kind, ((0, 0), (0, room))))
-    alone = jnp.pad(jnp.repeat(noisy.alone, spans.noisy, axis=1), ((0, 0), (spans.start_of_noisy(0), 0)))
+    alone = jnp.repeat(noisy.alone, layout.n_agent_media, axis=1)
+    alone = jnp.pad(alone, ((0, 0), (spans.start_of_noisy(0), 0)))
     see = session_attention(spans, rule, alone, model.config, spread, cut)
     hidden, _ = model.transformer(x, angles, conditioning, see, remat)
     return Predicted(*_unembed(model, spans, hidden))
 
 
-def session_tokens(config: Config, world: Tokens, session: Session) -> Tokens:
+def session_tokens(config: Config, world: Tokens, session: Session, copies: int = 1) -> Tokens:
     """What the attention rule knows of world, clean stream and noisy latents."""
     layout = config.layout
     B, U = session.n_user_text.shape
@@ -106,18 +111,21 @@ def session_tokens(config: Config, world: Tokens, session: Session) -> Tokens:
         unit=_all_sessions(units.reshape(-1), B),
         group=_all_sessions(np.tile(groups, U), B),
         place=jnp.cumsum(valid, axis=1) - 1,
-        noisy=jnp.zeros_like(valid),
+        noisy=jnp.zeros(valid.shape, jnp.int32),
         valid=valid,
         commit=repeat(ends - n_tokens, "B U -> B (U T)", T=layout.n_slice),
     )
-    place = rearrange(ends[..., None] + jnp.arange(layout.n_agent_media), "B U T -> B (U T)")
+    n_noisy = copies * layout.n_agent_media
+    place = ends[..., None] + jnp.tile(jnp.arange(layout.n_agent_media), copies)
+    place = rearrange(place, "B U T -> B (U T)")
+    copy = np.tile(np.repeat(np.arange(copies), layout.n_agent_media), U)
     noisy = Tokens(
-        unit=_all_sessions(np.repeat(np.arange(U), layout.n_agent_media), B),
+        unit=_all_sessions(np.repeat(np.arange(U), n_noisy), B),
         group=jnp.full_like(place, Group.AGENT_MEDIA),
         place=place,
-        noisy=jnp.ones_like(place, bool),
+        noisy=_all_sessions(1 + copy, B),
         valid=jnp.ones_like(place, bool),
-        commit=repeat(ends, "B U -> B (U T)", T=layout.n_agent_media),
+        commit=repeat(ends, "B U -> B (U T)", T=n_noisy),
     )
     return Tokens(*(jnp.concatenate(parts, axis=1) for parts in zip(world, clean, noisy, strict=True)))
 
@@ -136,7 +144,7 @@ def _noisy_stream(model: WanStreamer, noisy: Latents) -> jax.Array:
     return rearrange(embed(noisy), "B U T D -> B (U T) D")
 
 
-def _unit_angles(model: WanStreamer, session: Session) -> tuple[jax.Array, jax.Array]:
+def _unit_angles(model: WanStreamer, session: Session, copies: int) -> tuple[jax.Array, jax.Array]:
     """Angles of the clean and of the noisy stream."""
     layout = model.config.layout
     media = layout.agent_media_positions()
@@ -148,21 +156,22 @@ def _unit_angles(model: WanStreamer, session: Session) -> tuple[jax.Array, jax.A
     ]
     start = session.start[:, :, None]
     clean = start + model.angles(np.concatenate(positions))
-    noisy = start + model.angles(media)
+    noisy = start + model.angles(np.tile(media, (copies, 1)))
     return rearrange(clean, "B U T G -> B (U T) G"), rearrange(noisy, "B U T G -> B (U T) G")
 
 
-def _conditioning(model: WanStreamer, world: Packed, tau: FlowTime) -> Conditioning:
-    """Rows for adaLN: those of clean latents, then two a unit for its noisy ones."""
+def _conditioning(model: WanStreamer, world: Packed, tau: FlowTime, U: int) -> Conditioning:
+    """Rows for adaLN: those of clean latents, then two for each noisy copy."""
     layout = model.config.layout
-    B, U = tau.audio.shape
+    B, n_copies = tau.audio.shape
     kinds = model.latent_kinds(B)
     others = jnp.full((B, layout.n_slice - layout.n_agent_media), NOT_LATENT)
     commit = jnp.concatenate([kinds, others], axis=1)
     clean = FlowTime(*(jnp.zeros((B, 1)) for _ in FlowTime._fields))
     times = FlowTime(*(jnp.concatenate([a, b], axis=1) for a, b in zip(clean, tau, strict=True)))
-    rows = jax.vmap(model.transformer.flow_rows, in_axes=1, out_axes=1)(times)  # [B, 1 + U, M, 6, D]
-    row = [world.kind, jnp.tile(commit, (1, U)), *(kinds + rows.shape[2] * (k + 1) for k in range(U))]
+    rows = jax.vmap(model.transformer.flow_rows, in_axes=1, out_axes=1)(times)  # [B, 1 + U n, M, 6, D]
+    noisy = kinds[:, None] + rows.shape[2] * (1 + jnp.arange(n_copies)[:, None])
+    row = [world.kind, jnp.tile(commit, (1, U)), rearrange(noisy, "B U T -> B (U T)")]
     return Conditioning(rearrange(rows, "B U M n D -> B (U M) n D"), jnp.concatenate(row, axis=1))
 
 
@@ -170,7 +179,8 @@ def _unembed(model: WanStreamer, spans: Spans, hidden: jax.Array) -> tuple[Laten
     """Velocities of the noisy tokens; text scores from the hidden state before each agent text token."""
     layout = model.config.layout
     n_text = layout.max_agent_text
-    noisy = rearrange(hidden[:, spans.start_of_noisy(0) : spans.n_slots], "B (U T) D -> B U T D", T=spans.noisy)
+    noisy = hidden[:, spans.start_of_noisy(0) : spans.n_slots]
+    noisy = rearrange(noisy, "B (U T) D -> B U T D", T=layout.n_agent_media)
     commits = rearrange(hidden[:, spans.world : spans.start_of_noisy(0)], "B (U T) D -> B U T D", T=spans.commit)
     before = commits[:, :, layout.n_observed - 1 : layout.n_observed - 1 + n_text]
     velocities = jax.vmap(model.unembed_latents, in_axes=1, out_axes=1)(noisy)

@@ -21,8 +21,10 @@ from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
 RATE_HZ = 16_000  # the model's
 _FRAME_MS = 10  # of the recogniser
 _MARGIN_MS = 200  # of silence before and after: it expects some
+_RESET_MS = 100  # of nothing before all else: in it the recogniser forgets what it heard before
 _PEAK = 0.7  # of full scale, whatever the agent's loudness
 _FULL_SCALE = 2**15 - 1
+_HISS = 2e-3 * _FULL_SCALE  # added to all that is heard: its model has met no silence without any
 _COUNTS = range(1, lexicon.MAX_SHAPES + 1)
 _ABOUT_CARDS = (Kind.COLOUR, Kind.SHAPE, Kind.HOW_MANY, Kind.COMMENT)
 _NAME = "agent"
@@ -67,10 +69,12 @@ def recognise(samples: Float32[np.ndarray, " n"]) -> list[Heard]:
     if peak == 0:
         return []
     margin = np.zeros(_MARGIN_MS * RATE_HZ // 1000)
-    sound = np.concatenate([margin, resampled(samples) * (_PEAK / peak), margin])
+    sound = np.round(np.concatenate([margin, resampled(samples) * (_PEAK * _FULL_SCALE / peak), margin]))
+    sound += _HISS * np.random.default_rng(0).standard_normal(len(sound))
+    sound = np.concatenate([np.zeros(_RESET_MS * RATE_HZ // 1000), sound])
     decoder = open_decoder()
     decoder.start_utt()
-    decoder.process_raw((np.clip(sound, -1, 1) * _FULL_SCALE).astype("<i2").tobytes(), full_utt=True)
+    decoder.process_raw(np.clip(sound, -_FULL_SCALE, _FULL_SCALE).astype("<i2").tobytes(), full_utt=True)
     decoder.end_utt()
     return [_heard(segment) for segment in decoder.seg() or [] if re.match(r"[a-z]", segment.word)]
 
@@ -79,7 +83,8 @@ def _heard(segment: Any) -> Heard:
     """Pronunciations other than a word's first are called "the(2)"."""
     start_ms, end_ms = segment.start_frame * _FRAME_MS, (segment.end_frame + 1) * _FRAME_MS
     word = segment.word.partition("(")[0]
-    return Heard(word, Span(max(0, start_ms - _MARGIN_MS), max(0, end_ms - _MARGIN_MS)))
+    before_ms = _RESET_MS + _MARGIN_MS
+    return Heard(word, Span(max(0, start_ms - before_ms), max(0, end_ms - before_ms)))
 
 
 def resampled(samples: Float32[np.ndarray, " n"]) -> Float64[np.ndarray, " m"]:

@@ -89,7 +89,7 @@ def observed_tokens(layout: UnitLayout, packed: Packed) -> Tokens:
     group = jnp.asarray(np.repeat([Group.AGENT_MEDIA, Group.USER_TEXT, Group.USER_MEDIA], counts))[packed.slot]
     index = jnp.broadcast_to(jnp.arange(unit.shape[1]), unit.shape)
     valid = index < packed.n_tokens[:, None]
-    return Tokens(unit, group, index, jnp.zeros_like(valid), valid, jnp.zeros_like(index))
+    return Tokens(unit, group, index, jnp.zeros_like(index), valid, jnp.zeros_like(index))
 
 
 def _write_text(

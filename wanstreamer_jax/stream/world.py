@@ -80,7 +80,8 @@ def world_tokens(config: Config, packed: Packed) -> Tokens:
     index = jnp.broadcast_to(jnp.arange(slots.shape[1]), slots.shape)
     valid = index < packed.n_tokens[:, None]
     before_unit_0 = index - packed.n_tokens[:, None]
-    return Tokens(jnp.full_like(slots, -1), group, before_unit_0, jnp.zeros_like(valid), valid, jnp.zeros_like(slots))
+    clean = jnp.zeros_like(slots)
+    return Tokens(jnp.full_like(slots, -1), group, before_unit_0, clean, valid, jnp.zeros_like(slots))
 
 
 def prefill(model: WanStreamer, packed: Packed) -> tuple[jax.Array, Slice]:

@@ -10,9 +10,9 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample, video_clip
 from wanstreamer_jax.data.dataset import DamagedRecordError
 from wanstreamer_jax.data.record import Record, to_float32
-from wanstreamer_jax.data.world import Session, Split, World, make_session
+from wanstreamer_jax.data.world import Kind, Session, Split, World, make_session
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
-from wanstreamer_jax.training.config import Training
+from wanstreamer_jax.training.config import AudioVAEWeights, DistillWeights, SessionWeights, Training
 
 Cut = Callable[[np.random.Generator, Session], Sample]
 
@@ -36,6 +36,14 @@ class WorldClips:
         """Make a session and cut it."""
         seed = seed_of(int(index), self.world.split)
         return self.cut(np.random.default_rng((seed, _CUTS)), make_session(seed, self.world))
+
+
+def synthetic_world(weights: AudioVAEWeights | SessionWeights | DistillWeights, heldout: bool) -> World:
+    """What sessions are drawn from: held-out ones have every dialogue as often as any other, to compare runs by."""
+    if heldout:
+        return World(split=Split.HELDOUT, seconds=weights.seconds)
+    mixture = {Kind(name): weight for name, weight in dataclasses.asdict(weights.dialogues).items()}
+    return World(mixture=mixture, seconds=weights.seconds)
 
 
 def seed_of(number: int, split: Split) -> int:

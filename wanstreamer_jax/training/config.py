@@ -62,12 +62,31 @@ class VideoVAEWeights:
 
 
 @dataclasses.dataclass(frozen=True)
+class DialogueWeights:
+    """How often each dialogue of the synthetic world comes, against the others, in training; 0: never."""
+
+    greeting: float = 1.0
+    colour: float = 1.0
+    shape: float = 1.0
+    how_many: float = 1.0
+    repeat: float = 1.0
+    count: float = 1.0
+    stop: float = 1.0
+    back_channel: float = 1.0
+    background: float = 1.0
+    comment: float = 1.0
+    silence: float = 1.0
+    typed: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class AudioVAEWeights:
     """What the audio VAE's loss adds up, and its clips."""
 
     latents: int = 12  # of a clip, 80 ms each
     clips: int = 6  # of a session: a sample
     seconds: float = 8.0  # of a session of the synthetic world
+    dialogues: DialogueWeights = DialogueWeights()
     user: bool = True  # every other clip is of the user's sound, where there is one
     waveform: float = 1.0  # mean absolute error, by the mean absolute sample
     log_spectrum: float = 1.0  # mean absolute difference of log magnitudes, nepers
@@ -103,26 +122,10 @@ class WindowWeights:
     text: float = 1.0  # cross-entropy of a unit's text, nats
     audio: float = 1.0  # mean squared error of velocities
     video: float = 1.0
+    motion: float = 0.0  # how much more than the rest of a picture what moves counts; lips are a thirtieth of it
     alone: float = 0.1  # share of units whose latents are predicted without condition, for guidance
+    copies: int = 1  # noisy ones of a unit's latents, at times of their own: they share what they see, which costs most
     coupled: float = 0.5  # share of units whose sound and picture are as noisy as in the solver; others separately
-
-
-@dataclasses.dataclass(frozen=True)
-class DialogueWeights:
-    """How often each dialogue of the synthetic world comes, against the others, in training; 0: never."""
-
-    greeting: float = 1.0
-    colour: float = 1.0
-    shape: float = 1.0
-    how_many: float = 1.0
-    repeat: float = 1.0
-    count: float = 1.0
-    stop: float = 1.0
-    back_channel: float = 1.0
-    background: float = 1.0
-    comment: float = 1.0
-    silence: float = 1.0
-    typed: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from wanstreamer_jax.data.tasks.example import Content, DoesNotFitError, Setting, typed
 from wanstreamer_jax.data.tasks.poses import make_command, make_likeness
-from wanstreamer_jax.data.tasks.sentences import make_sentence
+from wanstreamer_jax.data.tasks.sentences import make_answer, make_sentence
 from wanstreamer_jax.data.tasks.sounds import make_sound, place
 from wanstreamer_jax.data.world import Composition, Identity, Who
 from wanstreamer_jax.data.world.character import portray
@@ -21,6 +21,8 @@ from wanstreamer_jax.data.world.sound import agent_sound
 from wanstreamer_jax.data.world.speech import Voice
 from wanstreamer_jax.timeline import SAMPLES_PER_UNIT, UNIT_MS
 
+_SENTENCES = 12  # that are tried, at the end of those that fit
+_ANSWERS = 0.75  # share of what is said in the agent's voice
 PLAY = Either(train=("Play {sound}.", "I want to hear {sound}."), heldout=("Let me hear {sound}.",))
 
 
@@ -88,13 +90,24 @@ def video_generation(rng: np.random.Generator, setting: Setting) -> Content:
 
 
 def _said(rng: np.random.Generator, setting: Setting, voice: Voice) -> Line:
-    """A sentence that is said when it has been typed."""
-    text = make_sentence(rng, setting.split)
-    start_ms = (setting.unit_typed(text) + 1) * UNIT_MS
-    line = Line.whole(Who.AGENT, text, start_ms, voice)
-    if line.end_ms > setting.last_ms:
-        raise DoesNotFitError(f"{text!r} ends late")
-    return line
+    """Sentences, about as many as there is room for, said when all have been typed; most of the agent's are answers."""
+    said: Line | None = None
+    for _ in range(_SENTENCES):
+        sentence = _sentence(rng, setting, voice)
+        line = _line(f"{said.text} {sentence}" if said else sentence, setting, voice)
+        said = line if line.end_ms <= setting.last_ms else said
+    if said is None:
+        raise DoesNotFitError(f"{sentence!r} ends late")
+    return said
+
+
+def _sentence(rng: np.random.Generator, setting: Setting, voice: Voice) -> str:
+    is_answer = voice == AGENT_VOICE and rng.random() < _ANSWERS
+    return (make_answer if is_answer else make_sentence)(rng, setting.split)
+
+
+def _line(text: str, setting: Setting, voice: Voice) -> Line:
+    return Line.whole(Who.AGENT, text, (setting.unit_typed(text) + 1) * UNIT_MS, voice)
 
 
 def _script(line: Line, setting: Setting) -> Script:

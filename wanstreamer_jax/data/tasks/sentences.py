@@ -54,6 +54,20 @@ def make_sentence(rng: np.random.Generator, split: Split) -> str:
     return make_dialogue(rng, split)[0]
 
 
+def make_answer(rng: np.random.Generator, split: Split) -> str:
+    """Something that the world's agent says, or a part of it; single words most often: it has more of them."""
+    kind = int(rng.integers(8))
+    if kind < 3:
+        return f"{pick(rng, WORDS).capitalize()}."
+    if kind == 3:
+        return GREETINGS.pick(rng, split)[1].text
+    if kind == 4:
+        first = int(rng.integers(len(NUMBERS) - 2))
+        return (", ".join(NUMBERS[first : first + 3]) + ".").capitalize()
+    about = pick(rng, (Kind.COLOUR, Kind.SHAPE, Kind.HOW_MANY, Kind.COMMENT, Kind.COMMENT))
+    return make_card(rng, split, int(rng.integers(1, MAX_SHAPES + 1))).answer(about).text
+
+
 def make_word_list(rng: np.random.Generator, split: Split) -> str:
     """Two to five words, most of which tell what is asked; no two that stand side by side do so in the other split."""
     places = [int(rng.integers(len(WORDS)))]

@@ -13,6 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from wanstreamer_jax.data.world.speech import Voice
+from wanstreamer_jax.timeline import UNIT_MS
 
 T = TypeVar("T")
 
@@ -70,7 +71,8 @@ class Answer(NamedTuple):
 
 
 AGENT_NAME = "Wanda"
-AGENT_VOICE = Voice("en-us+f5", words_per_min=155, pitch=70)  # what an independent recogniser understands best
+# What an independent recogniser understands best. Words begin with units, so that a word always has the same latents.
+AGENT_VOICE = Voice("en-us+f5", words_per_min=190, pitch=65, word_ms=UNIT_MS)
 PERSONA = "You are Wanda. You answer, repeat, count, and speak up when a card appears."
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "black")

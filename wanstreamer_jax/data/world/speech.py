@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from wanstreamer_jax.timeline import SAMPLE_RATE_HZ
+from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, SAMPLES_PER_MS
 
 _RATE_HZ = 22_050  # espeak-ng's own
 _SYNCHRONOUS, _OPTIONS, _UTF8 = 2, 0x8001, 1  # options: tell of phonemes, never exit the process
@@ -27,6 +27,7 @@ _WORD, _PHONEME, _LIST_END = 1, 7, 0
 _PARAMETERS = {"words_per_min": 1, "pitch": 3, "pitch_range": 4}
 _FADE_MS = 8
 _RMS = 0.08  # of every voice: 22 dB under full scale
+_PUNCTUATION = ".,!?"
 _MISSING = "speech needs espeak-ng: pip install 'wanstreamer-jax[train]' ({})"
 
 
@@ -38,6 +39,7 @@ class Voice:
     words_per_min: int = 150
     pitch: int = 50
     pitch_range: int = 50
+    word_ms: int = 0  # 0: words flow into each other; else each is said by itself, and begins at a multiple of so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,26 @@ def speak(text: str, voice: Voice) -> Speech:
         RuntimeError: espeak-ng is not installed.
         ValueError: it has no such voice, or there is nothing to say.
     """
+    return _word_by_word(text, voice) if voice.word_ms else _fluently(text, voice)
+
+
+def _word_by_word(text: str, voice: Voice) -> Speech:
+    """A word has the same samples in every sentence, however it is written."""
+    alone, beat = dataclasses.replace(voice, word_ms=0), voice.word_ms * SAMPLES_PER_MS
+    sounds, phonemes, words = [np.zeros(0, np.float32)], [], []
+    for word in text.split() or [text]:
+        start = sum(map(len, sounds))
+        start += -start % beat
+        said = speak(word.strip(_PUNCTUATION).lower(), alone)
+        sounds += [np.zeros(start - sum(map(len, sounds)), np.float32), said.samples]
+        phonemes += [Span(p.text, start + p.start, start + p.end) for p in said.phonemes]
+        words.append(Span(word, start, start + len(said.samples)))
+    samples = np.concatenate(sounds)
+    samples.flags.writeable = False
+    return Speech(samples, tuple(phonemes), tuple(words))
+
+
+def _fluently(text: str, voice: Voice) -> Speech:
     with _one_at_a_time, _library() as library:
         raw, marks = _synthesise(library, text, voice)
     phonemes = _phonemes(marks, len(raw))

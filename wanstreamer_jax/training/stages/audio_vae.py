@@ -3,6 +3,7 @@
 B samples, K clips of a sample, n samples of sound, T latents, C latent channels, F frames of a spectrum, h bins.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,12 @@ from jaxtyping import Array, Float
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample
-from wanstreamer_jax.data.world import Session, Split, World
+from wanstreamer_jax.data.world import Session
 from wanstreamer_jax.media.sound import write_wav
 from wanstreamer_jax.model import part
 from wanstreamer_jax.timeline import Picture
 from wanstreamer_jax.training import pictures
-from wanstreamer_jax.training.clips import WorldClips, cut_sound, recorded_sound, seconds_of_sound
+from wanstreamer_jax.training.clips import WorldClips, cut_sound, recorded_sound, seconds_of_sound, synthetic_world
 from wanstreamer_jax.training.config import AudioVAEWeights, Training
 from wanstreamer_jax.training.recordings import recorded
 from wanstreamer_jax.training.sharding import AXES
@@ -184,12 +185,7 @@ def source(config: Config, training: Training, heldout: bool, data: Path | None)
             recorded_sound, n_clips=weights.clips, n_latents=weights.latents, with_user=weights.user
         )
         return recorded(config, training, heldout, data, take)
-    world = World(
-        split=Split.HELDOUT if heldout else Split.TRAIN,
-        seconds=weights.seconds,
-        user_picture=SMALL,
-        agent_picture=SMALL,
-    )
+    world = dataclasses.replace(synthetic_world(weights, heldout), user_picture=SMALL, agent_picture=SMALL)
     cut = functools.partial(_cut, weights=weights)
     return WorldClips(world, training.samples, cut)
 

@@ -7,7 +7,7 @@ of voices elsewhere. Half of the units take the pairs of times that the solver v
 see the world only, from which the teacher gets its guidance. Losses are sums over a window's units divided by their
 number, so that a mean over windows is a mean however a batch is cut into pieces.
 
-B windows, U units, T text tokens, V vocabulary, C channels.
+B windows, U units, T text tokens, V vocabulary, C channels, n noisy copies.
 """
 
 import functools
@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 from wanstreamer_jax.config import Config, FlowConfig
@@ -26,12 +27,13 @@ from wanstreamer_jax.session import Noisy, Predicted, forward
 from wanstreamer_jax.training import pictures
 from wanstreamer_jax.training.config import DistillWeights, Training, WindowWeights
 from wanstreamer_jax.training.sharding import token_spread
-from wanstreamer_jax.training.stage import Batch, Metrics, Objective, Stage, Trees
+from wanstreamer_jax.training.stage import Batch, Loss, Metrics, Objective, Stage, Trees
 from wanstreamer_jax.training.stages.sessions import Windows, seconds_of_window, window_source, windows
 from wanstreamer_jax.transformer import FlowTime
 
 AGENT, TRAINED = "agent", ("transformer", "perception")
 FROZEN = ("video_vae", "audio_vae")
+STILL = 1e-2  # of latents, whose deviation is 1: what moves less does not move
 
 
 def init(config: Config, weights: WindowWeights, parts: Trees, key: jax.Array) -> Trees:
@@ -42,7 +44,17 @@ def init(config: Config, weights: WindowWeights, parts: Trees, key: jax.Array) -
 
 def objectives(training: Training) -> tuple[Objective, ...]:
     """One loss for all that is trained."""
-    return (Objective(AGENT, functools.partial(interaction, again=layers_again(training))),)
+    loss = functools.partial(interaction, again=layers_again(training))
+    return (Objective(AGENT, loss if training.optimizer.senses else functools.partial(_with_still_senses, loss)),)
+
+
+def _with_still_senses(
+    loss: Loss, config: Config, weights: WindowWeights, trainees: Trees, frozen: Trees, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    """A loss to whose gradient perception is constant: nobody follows it, and a quarter of a step goes into it."""
+    own = trainees[AGENT]
+    still = own | {"perception": jax.lax.stop_gradient(own["perception"])}
+    return loss(config, weights, trainees | {AGENT: still}, frozen, batch, key)
 
 
 def layers_again(training: Training) -> bool:
@@ -65,11 +77,12 @@ def interaction(
     """Text, and velocities at random flow times; `again` as in `predict`."""
     seen = windows(config, frozen | trainees[AGENT], batch)
     noise_key, time_key, alone_key = jax.random.split(key, 3)
-    noise = draw_noise(noise_key, seen.session.clean)
-    tau = draw_times(time_key, config.flow, batch["unit_mask"].shape, weights.coupled)
-    alone = jax.random.bernoulli(alone_key, weights.alone, batch["unit_mask"].shape)
-    predicted = predict(seen, noised(seen.session.clean, noise, Latents(*tau)), tau, alone, again=again)
-    terms, more = losses(config, predicted, noise, seen, batch)
+    clean = jax.tree.map(lambda z: jnp.repeat(z, weights.copies, axis=1), seen.session.clean)
+    noise = draw_noise(noise_key, clean)
+    tau = draw_times(time_key, config.flow, clean.audio.shape[:2], weights.coupled)
+    alone = jax.random.bernoulli(alone_key, weights.alone, clean.audio.shape[:2])
+    predicted = predict(seen, noised(clean, noise, Latents(*tau)), tau, alone, again=again)
+    terms, more = losses(config, predicted, noise, seen, batch, weights.motion)
     return add_up(weights, terms), terms | more
 
 
@@ -90,18 +103,33 @@ def predict(
 
 
 def losses(
-    config: Config, predicted: Predicted, noise: Latents, seen: Windows, batch: Batch
+    config: Config, predicted: Predicted, noise: Latents, seen: Windows, batch: Batch, motion: float = 0.0
 ) -> tuple[Metrics, Metrics]:
-    """The three terms, and how often the likeliest token was right."""
-    velocities = velocity_errors(predicted.velocities, velocity(seen.session.clean, noise), batch)
+    """The three terms, and how often the likeliest token was right; `motion` as in `WindowWeights`."""
+    copies = noise.audio.shape[1] // batch["unit_mask"].shape[1]
+    clean = jax.tree.map(lambda z: jnp.repeat(z, copies, axis=1), seen.session.clean)
+    shares = Latents(jnp.float32(1), motion_shares(seen.session.clean.video, motion))
+    velocities = velocity_errors(predicted.velocities, velocity(clean, noise), batch, shares)
     text, more = text_loss(config, predicted.text_logits, seen, batch)
     return velocities | {"text": text}, more
 
 
-def velocity_errors(predicted: Latents, wanted: Latents, batch: Batch) -> Metrics:
-    """Mean squared error of sound's and picture's velocities."""
+def velocity_errors(predicted: Latents, wanted: Latents, batch: Batch, shares: Latents | None = None) -> Metrics:
+    """Mean squared error of sound's and picture's velocities over a unit's noisy copies, each number by its share."""
     errors = jax.tree.map(lambda p, v: jnp.square(p.astype(jnp.float32) - v), predicted, wanted)
+    n_units = batch["unit_mask"].shape[1]
+    errors = jax.tree.map(lambda x: jnp.mean(rearrange(x, "B (U n) ... -> B U n ...", U=n_units), axis=2), errors)
+    if shares is not None:
+        errors = jax.tree.map(jnp.multiply, errors, shares)
     return {name: mean_over_units(x, name, batch) for name, x in errors._asdict().items()}
+
+
+def motion_shares(video: Float[Array, "B U h w C"], motion: float) -> Float[Array, "B U h w 1"]:
+    """What each place of a unit's picture counts: 1 on average, more where it differs from the unit before."""
+    before = jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)
+    moved = jnp.mean(jnp.abs(video - before), axis=-1, keepdims=True)
+    share = 1 + motion * moved / (jnp.mean(moved, axis=(2, 3), keepdims=True) + STILL)
+    return share / jnp.mean(share, axis=(2, 3), keepdims=True)
 
 
 def text_loss(config: Config, logits: jax.Array, seen: Windows, batch: Batch) -> tuple[jax.Array, Metrics]:

@@ -22,7 +22,6 @@ from wanstreamer_jax.data.clips import Sample, session_window
 from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.record import Record
 from wanstreamer_jax.data.samples import RecordSource, Samples
-from wanstreamer_jax.data.world import Kind, Split, World
 from wanstreamer_jax.data.world_source import WorldSource
 from wanstreamer_jax.model import Latents, Packed, Params, WanStreamer, part, wan_streamer
 from wanstreamer_jax.session import Session
@@ -31,7 +30,7 @@ from wanstreamer_jax.stream.placement import start_angles
 from wanstreamer_jax.stream.world import encode_world, pack_world, to_float, world_tokens
 from wanstreamer_jax.timeline import UNIT_MS, frames_seen
 from wanstreamer_jax.tokens import Tokenizer, own_tokenizer
-from wanstreamer_jax.training.clips import HELDOUT_SEED
+from wanstreamer_jax.training.clips import HELDOUT_SEED, synthetic_world
 from wanstreamer_jax.training.config import DistillWeights, SessionWeights, Training
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.recordings import PER_RECORD, open_dataset
@@ -170,19 +169,9 @@ def records_of(config: Config, training: Training, heldout: bool, data: Path | N
         return dataset, dataset.layout
     tokenizer = world_tokenizer(config)
     layout = Layout.of(config, tokenizer)
-    world = _heldout_world(training) if heldout else _world(training)
+    world = synthetic_world(training.weights, heldout)
     first_seed = HELDOUT_SEED if heldout else 0
     return WorldSource(world, tokenizer, layout, training.samples, first_seed), layout
-
-
-def _world(training: Training) -> World:
-    mixture = {Kind(name): weight for name, weight in dataclasses.asdict(training.weights.dialogues).items()}
-    return World(mixture=mixture, seconds=training.weights.seconds)
-
-
-def _heldout_world(training: Training) -> World:
-    """Every dialogue as often as any other, so that measures of runs can be compared."""
-    return World(split=Split.HELDOUT, seconds=training.weights.seconds)
 
 
 def world_tokenizer(config: Config) -> Tokenizer:
