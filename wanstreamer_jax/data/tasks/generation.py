@@ -21,7 +21,7 @@ from wanstreamer_jax.data.world.sound import agent_sound
 from wanstreamer_jax.data.world.speech import Voice
 from wanstreamer_jax.timeline import SAMPLES_PER_UNIT, UNIT_MS
 
-_SENTENCES = 12  # that are tried, at the end of those that fit
+_SENTENCES = 12  # that are tried after those that fit
 _ANSWERS = 0.75  # share of what is said in the agent's voice
 PLAY = Either(train=("Play {sound}.", "I want to hear {sound}."), heldout=("Let me hear {sound}.",))
 
@@ -90,9 +90,12 @@ def video_generation(rng: np.random.Generator, setting: Setting) -> Content:
 
 
 def _said(rng: np.random.Generator, setting: Setting, voice: Voice) -> Line:
-    """Sentences, about as many as there is room for, said when all have been typed; most of the agent's are answers."""
+    """A sentence that is said when it has been typed.
+
+    In the agent's voice, which is the one to be learned, about as many as there is room for, most of them answers.
+    """
     said: Line | None = None
-    for _ in range(_SENTENCES):
+    for _ in range(_SENTENCES if voice == AGENT_VOICE else 1):  # a word of the agent's is spoken once and kept
         sentence = _sentence(rng, setting, voice)
         line = _line(f"{said.text} {sentence}" if said else sentence, setting, voice)
         said = line if line.end_ms <= setting.last_ms else said
