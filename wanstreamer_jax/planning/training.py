@@ -180,6 +180,6 @@ def _update_bytes(config: Config, training: Training) -> int:
 
 def _exchanged(config: Config, training: Training) -> float:
     """Bytes that a device sends, and receives, in the all-to-alls of a layer and a window."""
-    layout, t, ranks = config.layout, config.transformer, training.mesh.ulysses
-    spans = Spans(config.n_world, layout.n_slice, layout.n_agent_media, training.weights.units)
+    layout, t, ranks, weights = config.layout, config.transformer, training.mesh.ulysses, training.weights
+    spans = Spans(config.n_world, layout.n_slice, weights.copies * layout.n_agent_media, weights.units)
     return exchanged_bytes(t, spans.n_slots, 0, ranks)
