@@ -164,7 +164,7 @@ _WORDS = (
     "--ema=0.99",
     '--gates=[{"measure": "asr_text", "at_most": 1.3}]',
 )
-_SPEECH = (  # what is typed is said: sound in nearly every unit, where a session has it in one of four
+_SPEECH = (  # what is typed is said: sound in three of four units, where a session has it in one
     "--weights.units=20",
     "--weights.copies=4",
     "--weights.audio=4",

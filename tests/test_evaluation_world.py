@@ -93,7 +93,7 @@ def test_a_copy_speaks_into_every_question() -> None:
 
 def test_a_rule_answers_in_time_and_wrongly() -> None:
     found = measure(scores("rule"))
-    assert found[Share.IN_TIME].value > 0.7
+    assert found[Share.IN_TIME].value > 0.8
     assert 350 <= found["latency"].value <= 450
     assert found[Share.TYPED_IN_TIME].value == found[Share.COMMENTED].value == 0
     assert found["sync_correlation"].value == 0

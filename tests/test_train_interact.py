@@ -134,7 +134,7 @@ def test_the_loss_of_several_noisy_copies_is_the_mean_of_theirs():
 
     def terms(noise, tau):
         seen = interact.windows(config, params, batch)
-        clean = jax.tree.map(lambda z: jnp.repeat(z, noise.audio.shape[1] // U, axis=1), seen.session.clean)
+        clean = interact.in_copies(seen.session.clean, noise.audio.shape[1] // U)
         points = noised(clean, noise, Latents(*tau))
         predicted = interact.predict(seen, points, tau, jnp.zeros(tau.audio.shape, bool))
         return interact.losses(config, predicted, noise, seen, batch)[0]

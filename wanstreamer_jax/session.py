@@ -91,7 +91,7 @@ def forward(
     return Predicted(*_unembed(model, spans, hidden))
 
 
-def session_tokens(config: Config, world: Tokens, session: Session, copies: int = 1) -> Tokens:
+def session_tokens(config: Config, world: Tokens, session: Session, copies: int) -> Tokens:
     """What the attention rule knows of world, clean stream and noisy latents."""
     layout = config.layout
     B, U = session.n_user_text.shape

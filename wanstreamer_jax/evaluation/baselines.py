@@ -6,6 +6,7 @@ copying   the user's picture and sound and words, a unit later
 rule      a detector of voices: when the user has been quiet for 400 ms, the same recorded answer
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -21,6 +22,7 @@ from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_MS, SAMPLES_PE
 
 QUIET_MS = 400
 RULE_ANSWER = "It is red."
+RULE_VOICE = dataclasses.replace(AGENT_VOICE, word_ms=0)  # fluent: who speaks for longer is late more often
 
 
 def world(session: Session) -> Lived:
@@ -49,7 +51,7 @@ def copying(session: Session) -> Lived:
 
 def rule(session: Session) -> Lived:
     """One answer to everything."""
-    answer = speak(RULE_ANSWER, AGENT_VOICE).samples
+    answer = speak(RULE_ANSWER, RULE_VOICE).samples
     samples, written = np.zeros_like(session.agent_samples), []
     for heard in speech(session.user_samples, QUIET_MS):
         first = (heard.end_ms + QUIET_MS) * SAMPLES_PER_MS

@@ -109,14 +109,14 @@ def speak(text: str, voice: Voice) -> Speech:
 def _word_by_word(text: str, voice: Voice) -> Speech:
     """A word has the same samples in every sentence, however it is written."""
     alone, beat = dataclasses.replace(voice, word_ms=0), voice.word_ms * SAMPLES_PER_MS
-    sounds, phonemes, words = [np.zeros(0, np.float32)], [], []
+    sounds: list[np.ndarray] = []
+    phonemes, words, end = [], [], 0
     for word in text.split() or [text]:
-        start = sum(map(len, sounds))
-        start += -start % beat
-        said = speak(word.strip(_PUNCTUATION).lower(), alone)
-        sounds += [np.zeros(start - sum(map(len, sounds)), np.float32), said.samples]
+        said, gap = speak(word.strip(_PUNCTUATION).lower(), alone), -end % beat
+        start, end = end + gap, end + gap + len(said.samples)
+        sounds += [np.zeros(gap, np.float32), said.samples]
         phonemes += [Span(p.text, start + p.start, start + p.end) for p in said.phonemes]
-        words.append(Span(word, start, start + len(said.samples)))
+        words.append(Span(word, start, end))
     samples = np.concatenate(sounds)
     samples.flags.writeable = False
     return Speech(samples, tuple(phonemes), tuple(words))

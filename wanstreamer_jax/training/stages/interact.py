@@ -77,13 +77,18 @@ def interaction(
     """Text, and velocities at random flow times; `again` as in `predict`."""
     seen = windows(config, frozen | trainees[AGENT], batch)
     noise_key, time_key, alone_key = jax.random.split(key, 3)
-    clean = jax.tree.map(lambda z: jnp.repeat(z, weights.copies, axis=1), seen.session.clean)
+    clean = in_copies(seen.session.clean, weights.copies)
     noise = draw_noise(noise_key, clean)
     tau = draw_times(time_key, config.flow, clean.audio.shape[:2], weights.coupled)
     alone = jax.random.bernoulli(alone_key, weights.alone, clean.audio.shape[:2])
     predicted = predict(seen, noised(clean, noise, Latents(*tau)), tau, alone, again=again)
     terms, more = losses(config, predicted, noise, seen, batch, weights.motion)
     return add_up(weights, terms), terms | more
+
+
+def in_copies(latents: Latents, copies: int) -> Latents:
+    """Latents [B, U, ..] as those of noisy copies are laid out, [B, U n, ..]: a unit's in a row."""
+    return jax.tree.map(lambda z: jnp.repeat(z, copies, axis=1), latents)
 
 
 def add_up(weights: WindowWeights | DistillWeights, terms: Metrics) -> jax.Array:
@@ -107,7 +112,7 @@ def losses(
 ) -> tuple[Metrics, Metrics]:
     """The three terms, and how often the likeliest token was right; `motion` as in `WindowWeights`."""
     copies = noise.audio.shape[1] // batch["unit_mask"].shape[1]
-    clean = jax.tree.map(lambda z: jnp.repeat(z, copies, axis=1), seen.session.clean)
+    clean = in_copies(seen.session.clean, copies)
     shares = Latents(jnp.float32(1), motion_shares(seen.session.clean.video, motion))
     velocities = velocity_errors(predicted.velocities, velocity(clean, noise), batch, shares)
     text, more = text_loss(config, predicted.text_logits, seen, batch)
