@@ -65,7 +65,9 @@ config = Config(
 )
 
 # Long answers have few questions in them.
-_DIALOGUES = DialogueWeights(count=0.4, stop=0.6, back_channel=0.3, background=0.3, silence=0.5)
+_DIALOGUES = DialogueWeights(
+    count=1.0, stop=0.5, back_channel=0.6, background=0.6, silence=0.5, typed=1.3, comment=1.3, repeat=1.3
+)
 
 training = {
     "video_vae": Training(
@@ -113,7 +115,9 @@ training = {
         ),
     ),
     "interact": Training(
-        weights=SessionWeights(units=30, seconds=10.0, video=0.5, dialogues=_DIALOGUES),
+        weights=SessionWeights(  # windows of whole sessions, as long as the history is when it is served
+            units=124, text=2.0, audio=3.0, history_noise=0.4, dialogues=_DIALOGUES
+        ),
         steps=2500,
         batch=2,
         remat="nothing",
@@ -176,9 +180,7 @@ _SPEECH = (  # what is typed is said: sound in three of four units, where a sess
     '--gates=[{"measure": "joint_generation_audio", "at_most": 0.08}]',
 )
 _ANSWERS = (
-    "--weights.units=60",
-    "--weights.copies=4",
-    "--weights.audio=4",
+    "--weights.copies=2",
     "--weights.video=0",
     "--steps=2500",
     '--gates=[{"measure": "text", "at_most": 0.1}, {"measure": "audio", "at_most": 0.04}]',
@@ -194,12 +196,9 @@ _VOICE = (  # the decoder alone, on latents as inexact as an agent's, and few nu
     "--ema=0.99",
     '--gates=[{"measure": "snr_db", "at_least": 11}, {"measure": "log_spectral_distance_db", "at_most": 2.2}]',
 )
-_LARGE = (  # windows of whole sessions: half a question tells nothing
+_LARGE = (
     "--agent.picture.width=112",
     "--agent.picture.height=64",
-    "--weights.units=60",
-    "--weights.audio=4",
-    "--weights.video=1",
     "--weights.motion=3",
 )
 

@@ -17,6 +17,7 @@ from wanstreamer_jax.flow import noised, velocity
 from wanstreamer_jax.model import Latents, wan_streamer
 from wanstreamer_jax.session import Session
 from wanstreamer_jax.stream import steps
+from wanstreamer_jax.stream.placement import start_angles
 from wanstreamer_jax.stream.world import encode_world, pack_world, world_tokens
 from wanstreamer_jax.training.config import (
     DialogueWeights,
@@ -28,7 +29,7 @@ from wanstreamer_jax.training.config import (
 )
 from wanstreamer_jax.training.sharding import make_mesh, put_batch
 from wanstreamer_jax.training.stages import distill, interact
-from wanstreamer_jax.training.stages.sessions import Windows, records_of, window_source
+from wanstreamer_jax.training.stages.sessions import Window, Windows, records_of, window_source
 from wanstreamer_jax.training.step import Program
 from wanstreamer_jax.transformer import FlowTime
 
@@ -72,6 +73,18 @@ def test_dialogues_come_as_often_as_they_are_asked_for_and_held_out_ones_evenly(
         kinds = {turn["kind"] for i in range(12) for turn in records[i].labels["turns"]}
         assert kinds <= expected
         assert len(kinds) > (1 if not heldout else 6)
+
+
+def test_every_other_window_stands_as_late_as_if_the_two_had_talked_before():
+    config = agent_config()
+    records, layout = records_of(config, Training(weights=SessionWeights(units=U, seconds=6.0), samples=1), False, None)
+    window, record = Window(config, layout, U), records[0]
+    samples = [window(record, np.random.default_rng(i)) for i in range(60)]
+    world_end = int(samples[0]["n_persona"]) + int(samples[0]["n_voice"])
+    own = start_angles(config, world_end + np.arange(record.n_units) * config.layout.advance)
+    stands = [np.any(np.all(np.isclose(own, sample["start"][0], atol=1e-4), axis=1)) for sample in samples]
+    assert 15 < np.sum(stands) < 45
+    assert len({tuple(sample["start"][0]) for sample in samples}) > 15
 
 
 # ---- The loss
@@ -187,6 +200,20 @@ def test_streams_that_are_not_there_weigh_nothing():
     assert (without["video"], without["text"]) == (full["video"], full["text"])
     halved = loss(batch | {"loss_video": batch["loss_video"] / 2})
     np.testing.assert_allclose(halved["video"], full["video"] / 2, rtol=1e-6)
+
+
+def test_a_noisy_past_changes_what_is_written_and_nothing_of_what_is_to_be_made():
+    batch = {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
+    params = small.small_params(agent_config())
+    trainees = {"agent": {name: params[name] for name in interact.TRAINED}}
+
+    def terms(history_noise):
+        weights = SessionWeights(alone=1.0, history_noise=history_noise)  # latents see the world only
+        return interact.interaction(agent_config(), weights, trainees, params, batch, jax.random.key(0))[1]
+
+    exactly, noisily = (jax.jit(functools.partial(terms, latest))() for latest in (0.0, 0.5))
+    assert (noisily["audio"], noisily["video"]) == (exactly["audio"], exactly["video"])
+    assert noisily["text"] != exactly["text"]
 
 
 def test_times_are_the_solvers_or_separate():

@@ -126,6 +126,7 @@ class WindowWeights:
     alone: float = 0.1  # share of units whose latents are predicted without condition, for guidance
     copies: int = 1  # noisy ones of a unit's latents, at times of their own: they share what they see, which costs most
     coupled: float = 0.5  # share of units whose sound and picture are as noisy as in the solver; others separately
+    history_noise: float = 0.0  # the latest flow time at which the agent's own past is seen: it never makes it exactly
 
 
 @dataclasses.dataclass(frozen=True)

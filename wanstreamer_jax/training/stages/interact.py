@@ -4,8 +4,9 @@
 
 Each unit has two flow times of its own, one for sound and one for picture: a shared time was seen to break training
 of voices elsewhere. Half of the units take the pairs of times that the solver visits. In some units the noisy latents
-see the world only, from which the teacher gets its guidance. Losses are sums over a window's units divided by their
-number, so that a mean over windows is a mean however a batch is cut into pieces.
+see the world only, from which the teacher gets its guidance. The agent's own past may be noisy too, since in closed
+loop what it made is never exact. Losses are sums over a window's units divided by their number, so that a mean over
+windows is a mean however a batch is cut into pieces.
 
 B windows, U units, T text tokens, V vocabulary, C channels, n noisy copies.
 """
@@ -76,14 +77,24 @@ def interaction(
 ) -> tuple[jax.Array, Metrics]:
     """Text, and velocities at random flow times; `again` as in `predict`."""
     seen = windows(config, frozen | trainees[AGENT], batch)
-    noise_key, time_key, alone_key = jax.random.split(key, 3)
+    noise_key, time_key, alone_key, past_key = jax.random.split(key, 4)
     clean = in_copies(seen.session.clean, weights.copies)
     noise = draw_noise(noise_key, clean)
     tau = draw_times(time_key, config.flow, clean.audio.shape[:2], weights.coupled)
     alone = jax.random.bernoulli(alone_key, weights.alone, clean.audio.shape[:2])
-    predicted = predict(seen, noised(clean, noise, Latents(*tau)), tau, alone, again=again)
+    lived = inexact(seen, weights.history_noise, past_key)
+    predicted = predict(lived, noised(clean, noise, Latents(*tau)), tau, alone, again=again)
     terms, more = losses(config, predicted, noise, seen, batch, weights.motion)
     return add_up(weights, terms), terms | more
+
+
+def inexact(seen: Windows, latest: float, key: jax.Array) -> Windows:
+    """Windows in which what the agent made is seen at a flow time of up to `latest`, which each unit draws."""
+    noise_key, time_key = jax.random.split(key)
+    clean = seen.session.clean
+    tau = latest * jax.random.uniform(time_key, clean.audio.shape[:2])
+    past = noised(clean, draw_noise(noise_key, clean), Latents(tau, tau))
+    return seen._replace(session=seen.session._replace(clean=past))
 
 
 def in_copies(latents: Latents, copies: int) -> Latents:

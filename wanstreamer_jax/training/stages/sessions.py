@@ -1,7 +1,8 @@
 """What the stages over sessions share: a batch of windows as the one forward reads it, and where windows come from.
 
 A window begins like a session: its world, then its first unit without a response before it, at the place in time at
-which it stands in its session. Streams that a session has not are black or silent, and their losses have no weight.
+which it stands in its session, or later, as if the two had talked before. Streams that a session has not are black or
+silent, and their losses have no weight.
 
 B samples, U units, f frames, n samples of sound, C channels, D width, G rotary angles.
 """
@@ -28,7 +29,7 @@ from wanstreamer_jax.session import Session
 from wanstreamer_jax.stream import world as prefix
 from wanstreamer_jax.stream.placement import start_angles
 from wanstreamer_jax.stream.world import encode_world, pack_world, to_float, world_tokens
-from wanstreamer_jax.timeline import UNIT_MS, frames_seen
+from wanstreamer_jax.timeline import UNIT_MS, frames_seen, n_units
 from wanstreamer_jax.tokens import Tokenizer, own_tokenizer
 from wanstreamer_jax.training.clips import HELDOUT_SEED, synthetic_world
 from wanstreamer_jax.training.config import DistillWeights, SessionWeights, Training
@@ -37,6 +38,7 @@ from wanstreamer_jax.training.recordings import PER_RECORD, open_dataset
 from wanstreamer_jax.training.stage import Batch
 
 LOSSES = ("text", "audio", "video")
+LONGEST_S = 3600.0  # how late in a conversation a window may stand
 
 
 class Windows(NamedTuple):
@@ -122,7 +124,16 @@ class Window:
         """Give the arrays that `windows` reads, and the weight of each unit's losses."""
         cut = session_window(self.n_units, self.layout, latents=record.latents is not None)
         sample = cut(record, rng)
+        sample["first_unit"] = sample["first_unit"] + _units_before(rng)
         return on_timeline(self.config, sample) | loss_weights(sample)
+
+
+def _units_before(rng: np.random.Generator) -> int:
+    """How long the two have talked before a session: every other time not at all, else up to an hour.
+
+    The world stays where it was while a conversation goes on, so it is seen from every distance.
+    """
+    return int(rng.integers(n_units(LONGEST_S))) if rng.random() < 0.5 else 0
 
 
 def on_timeline(config: Config, sample: Sample) -> Sample:
