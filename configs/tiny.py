@@ -196,11 +196,7 @@ _VOICE = (  # the decoder alone, on latents as inexact as an agent's, and few nu
     "--ema=0.99",
     '--gates=[{"measure": "snr_db", "at_least": 11}, {"measure": "log_spectral_distance_db", "at_most": 2.2}]',
 )
-_LARGE = (
-    "--agent.picture.width=112",
-    "--agent.picture.height=64",
-    "--weights.motion=3",
-)
+_LARGE = ("--agent.picture.width=112", "--agent.picture.height=64", "--weights.motion=3")
 
 recipe = (
     Phase("video_vae", "video_vae"),
