@@ -137,7 +137,10 @@ def test_an_answer_is_right_by_its_key_word_alone() -> None:
     assert not is_right(a_turn(), words_of("It is red or blue."))
     assert not is_right(a_turn(), words_of("It is reddish."))
     assert is_right(a_turn(Kind.SHAPE, "cross"), words_of("They are crosses."))
-    assert is_right(a_turn(Kind.COUNT, "three"), words_of("One, two, three."))
+    assert is_right(a_turn(Kind.COUNT, "three"), words_of("Good, three: one, two, three."))
+    assert not is_right(a_turn(Kind.COUNT, "three"), words_of("Good, three: one, two, three, four."))
+    assert not is_right(a_turn(Kind.COUNT, "three"), words_of("Good, three: one, two."))
+    assert not is_right(a_turn(Kind.COUNT, "three"), [])
     assert not is_right(a_turn(Kind.HOW_MANY, "three"), words_of("One, two, three."))
 
 
@@ -194,8 +197,7 @@ def test_what_is_heard_does_not_depend_on_what_was_heard_before_nor_on_loudness(
 
 
 def test_words_are_heard_where_they_are_said() -> None:
-    text = "One, two, three, four, five, six."
-    said = speak(text, AGENT_VOICE)
+    said = speak(counting(6).text, AGENT_VOICE)
     for word, heard in zip(said.words, recognise(said.samples), strict=True):
         assert abs(heard.span.start_ms - word.start // PER_MS) < 150
 

@@ -37,6 +37,20 @@ def attend_tiles(
     return _forward(rule, q, k, v, who)[0]
 
 
+def attend_heads(
+    rule: Rule, q: Float[Array, "B T N H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"], who: tuple
+) -> Float[Array, "B T N H"]:
+    """The same, one key head after the other on a CPU: the scores of all of them do not fit into a core's cache."""
+    if jax.default_backend() != "cpu":
+        return attend_tiles(rule, q, k, v, who)
+    each = (
+        rearrange(q, "B T (K G) H -> K B T G H", K=k.shape[1]),
+        *(rearrange(x, "B K S H -> K B 1 S H") for x in (k, v)),
+    )
+    values = jax.lax.map(lambda qkv: attend_tiles(rule, *qkv, who), each)
+    return rearrange(values, "K B T G H -> B T (K G) H")
+
+
 def _forward(rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, who: tuple) -> tuple[jax.Array, tuple]:
     def attend(_: None, tile: tuple) -> tuple[None, tuple]:
         queries, asking = tile

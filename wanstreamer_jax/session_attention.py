@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from wanstreamer_jax.attention import Sight, Tokens, codes, sees, sight
-from wanstreamer_jax.attention_tiles import attend_tiles
+from wanstreamer_jax.attention_tiles import attend_heads, attend_tiles
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.timeline import UnitLayout
 from wanstreamer_jax.transformer import Attend
@@ -72,6 +72,7 @@ def session_attention(
 
     `cut`: no gradient flows into the keys and values of clean tokens, as if they lay in a history.
     """
+    attend = attend_heads if spread.ranks == 1 else attend_tiles  # heads that are shared out cannot come in turn
     blocks = Blocks.of(spans, reach_of_window(config.layout, config.history.n_tokens))
     seen_by = sight(rule, config.history.n_tokens)
     seen_by = seen_by._replace(end=jnp.where(alone, jnp.minimum(seen_by.end, 0), seen_by.end))
@@ -92,7 +93,7 @@ def session_attention(
         for own, seen in blocks.pairs():
             who = Sight(*(_join(x, own, 1) for x in zip(*sights, strict=True))), _join(seeable, seen, 1)
             queries, keys, values = _join(qs, own, 2).swapaxes(1, 2), _join(ks, seen, 2), _join(vs, seen, 2)
-            values = attend_tiles(shown, queries, keys, values, who)
+            values = attend(shown, queries, keys, values, who)
             ends = np.cumsum([qs[i].shape[2] for i in own])[:-1]
             for i, value in zip(own, jnp.split(values.swapaxes(1, 2), ends, axis=2), strict=True):
                 out[i] = value

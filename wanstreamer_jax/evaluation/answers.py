@@ -1,4 +1,4 @@
-"""Is an answer right? Its key word is among the words, and none of the words that it is not."""
+"""Is an answer right? Its key word is among the words, and none of the words that it is not; a count ends with it."""
 
 import enum
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from wanstreamer_jax.data.world import Kind, Turn
 from wanstreamer_jax.data.world.lexicon import COLOURS, NUMBERS, SHAPES
 
+_COUNTS = (Kind.COUNT, Kind.BACK_CHANNEL, Kind.BACKGROUND)
 _RIVALS = {Kind.COLOUR: COLOURS, Kind.COMMENT: COLOURS, Kind.SHAPE: SHAPES, Kind.HOW_MANY: NUMBERS}
 
 
@@ -33,7 +34,9 @@ def group_of(turn: Turn) -> Group | None:
 
 
 def is_right(turn: Turn, words: Sequence[str]) -> bool:
-    """Whether words answer a turn: an agent that names every colour has not named one."""
+    """Whether words answer a turn: an agent that names every colour has not named one, nor one that counts on."""
+    if turn.about in _COUNTS:
+        return bool(words) and words[-1] == turn.keyword
     rivals = [word for word in _RIVALS.get(turn.about, ()) if word != turn.keyword]
     return _holds(words, turn.keyword) and not any(_holds(words, rival) for rival in rivals)
 

@@ -39,11 +39,12 @@ class Heard(NamedTuple):
 
 
 def grammar() -> str:
-    """All that the world's agent says, in JSGF; a count may end anywhere."""
+    """All that the world's agent says, in JSGF; a count may end anywhere, however far it was to go."""
     cards = [lexicon.Card(*look) for look in itertools.product(lexicon.COLOURS, lexicon.SHAPES, _COUNTS)]
     answers = [card.answer(kind) for card in cards for kind in _ABOUT_CARDS]
     answers += [answer for _, answer in lexicon.GREETINGS.train]
-    answers += [lexicon.counting(last) for last in range(1, len(lexicon.NUMBERS) + 1)]
+    ends = range(1, len(lexicon.NUMBERS) + 1)
+    answers += [lexicon.counting(last, stopped) for last, stopped in itertools.product(ends, ends)]
     texts = {answer.text for answer in answers} | {lexicon.NOTHING.text, *lexicon.WORDS}
     return f"#JSGF V1.0;\ngrammar {_NAME};\npublic <said> = {_tree([words_of(text) for text in texts])};\n"
 

@@ -63,7 +63,7 @@ def make_answer(rng: np.random.Generator, split: Split) -> str:
         return GREETINGS.pick(rng, split)[1].text
     if kind == 4:
         first = int(rng.integers(len(NUMBERS) - 2))
-        return (", ".join(NUMBERS[first : first + 3]) + ".").capitalize()
+        return f"Good, {', '.join(NUMBERS[first : first + 3])}."
     about = pick(rng, (Kind.COLOUR, Kind.SHAPE, Kind.HOW_MANY, Kind.COMMENT, Kind.COMMENT))
     return make_card(rng, split, int(rng.integers(1, MAX_SHAPES + 1))).answer(about).text
 

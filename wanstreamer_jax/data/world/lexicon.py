@@ -238,9 +238,9 @@ def _plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
-def counting(last: int) -> Answer:
-    """What an agent says that counts."""
-    return Answer((", ".join(NUMBERS[:last]) + ".").capitalize(), NUMBERS[last - 1])
+def counting(last: int, end: int | None = None) -> Answer:
+    """What an agent says that counts to `last`: first how far, which tells it where to end. It may end before."""
+    return Answer(f"Good, {NUMBERS[last - 1]}: {', '.join(NUMBERS[: end or last])}.", NUMBERS[last - 1])
 
 
 def make_voice(rng: np.random.Generator, split: Split) -> Voice:

@@ -27,7 +27,7 @@ _WORD, _PHONEME, _LIST_END = 1, 7, 0
 _PARAMETERS = {"words_per_min": 1, "pitch": 3, "pitch_range": 4}
 _FADE_MS = 8
 _RMS = 0.08  # of every voice: 22 dB under full scale
-_PUNCTUATION = ".,!?"
+_PUNCTUATION = ".,:!?"
 _MISSING = "speech needs espeak-ng: pip install 'wanstreamer-jax[train]' ({})"
 
 
