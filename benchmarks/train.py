@@ -1,6 +1,6 @@
 """Steps of training: how fast, how much of the machine, how long they wait for samples, how much memory they take.
 
-    python benchmarks/train.py [--stages video_vae,audio_vae,interact] [--steps 10] [--peer]
+    python benchmarks/train.py [--stages video_vae,audio_vae,interact] [--steps 10] [--units 32] [--peer]
 
 Each stage of the tiny preset trains as `train.py` does, in a directory that is removed: the VAEs on sessions of the
 synthetic world as they are made, the others on sessions prepared with their latents. The first steps, which compile,
@@ -39,7 +39,7 @@ from wanstreamer_jax.data.prepare import Job as Preparation
 from wanstreamer_jax.data.prepare import prepare
 from wanstreamer_jax.data.world import World, write_sessions
 from wanstreamer_jax.presets import load_preset, load_training
-from wanstreamer_jax.training.config import MeshShape
+from wanstreamer_jax.training.config import MeshShape, Training
 from wanstreamer_jax.training.flops import peak_flops
 from wanstreamer_jax.training.loop import Job, Run
 from wanstreamer_jax.training.origin import open_origin
@@ -56,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", default="video_vae,audio_vae,interact", help="separated by commas")
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--units", type=int, help="of a window of sessions; the preset's unless given")
     parser.add_argument("--peer", action="store_true", help="compare with Qwen3 in torch")
     args = parser.parse_args()
     remember_compilations()
@@ -64,9 +65,9 @@ def main() -> None:
     print("| stage | ms/step | GFLOP | GFLOP/s | of peak | s of media/s | waiting | state MB |")
     print("|---|---|---|---|---|---|---|---|")
     for name in args.stages.split(","):
-        print(row(name, args.steps), flush=True)
+        print(row(name, args.steps, args.units), flush=True)
     if args.peer:
-        compare()
+        compare(args.units)
 
 
 def peak() -> float:
@@ -74,10 +75,18 @@ def peak() -> float:
     return peak_flops("float32") * jax.device_count()
 
 
-def row(name: str, n_steps: int) -> str:
+def settings(name: str, n_units: int | None) -> Training:
+    """A stage's, with windows of so many units."""
+    training = load_training("tiny")[name]
+    if n_units is None or name.endswith("_vae"):
+        return training
+    return dataclasses.replace(training, weights=dataclasses.replace(training.weights, units=n_units))
+
+
+def row(name: str, n_steps: int, n_units: int | None) -> str:
     """One stage's line."""
-    stage, training = find_stage(name), load_training("tiny")[name]
-    with running(name) as run:
+    stage, training = find_stage(name), settings(name, n_units)
+    with running(name, training) as run:
         used = timed(run, n_steps)
         megabytes = sum(x.nbytes for x in jax.tree.leaves(run.state)) / 1e6
     gigaflops, rate = used.flops / used.step / 1e9, used.step / used.seconds
@@ -90,9 +99,9 @@ def row(name: str, n_steps: int) -> str:
 
 
 @contextlib.contextmanager
-def running(name: str) -> Iterator[Run]:
+def running(name: str, training: Training) -> Iterator[Run]:
     """A stage's run, on as many devices as share its batch."""
-    config, training = load_preset("tiny"), load_training("tiny")[name]
+    config = load_preset("tiny")
     training = dataclasses.replace(training, mesh=MeshShape(data=math.gcd(training.batch, jax.device_count())))
     with tempfile.TemporaryDirectory() as folder:
         data = None if name.endswith("_vae") else prepared(config, Path(folder))
@@ -127,11 +136,11 @@ def timed(run: Run, n_steps: int) -> Counts:
 # ---- The peer
 
 
-def compare() -> None:
+def compare(n_units: int | None) -> None:
     """Tokens a second of `interact` and of Qwen3 in torch, in turns."""
-    config, training = load_preset("tiny"), load_training("tiny")["interact"]
+    config, training = load_preset("tiny"), settings("interact", n_units)
     n_tokens = tokens_of_window(config, training.weights.units)
-    with running("interact") as run:
+    with running("interact", training) as run:
         timed(run, 0)  # compiled
         turns = [(_seconds(run), run_alone(n_tokens)) for _ in range(PEER_TURNS)]
     ours, theirs = (statistics.median(itertools.chain(*side)) for side in zip(*turns, strict=True))

@@ -71,11 +71,16 @@ _DIALOGUES = DialogueWeights(
 
 training = {
     "video_vae": Training(
-        weights=VideoVAEWeights(kl=3e-4),
+        weights=VideoVAEWeights(kl=1e-4, pyramid=1.5, motion=1.0, moving=2.0),
         steps=1600,
         batch=1,  # on so few cores many small steps learn far more than few large ones
         optimizer=OptimizerConfig(learning_rate=1.5e-3),
-        gates=(Gate("psnr_db", at_least=30.0), Gate("last_unit_psnr_db", at_least=30.0)),
+        ema=0.98,
+        gates=(
+            Gate("psnr_db", at_least=28.0),
+            Gate("last_unit_psnr_db", at_least=28.0),
+            Gate("motion_explained", at_least=0.5),
+        ),
     ),
     "audio_vae": Training(
         weights=AudioVAEWeights(clips=4, user=False, waveform=4.0),  # in step with the waveform harmonics come first
@@ -154,6 +159,12 @@ _SMALL = (
     "--agent.world.max_voice=10",
 )
 _BOUND = ("--weights.audio=0", "--weights.video=0", "--optimizer.warmup=50", "--optimizer.senses=0")
+_FILM = (  # where it moves: a small part of a picture, which a whole one hides
+    "--weights.crop=2",
+    "--weights.moving=3",
+    "--steps=3000",
+    "--gates=[]",
+)
 _CAPTIONS = (
     "--weights.units=4",
     "--batch=16",
@@ -199,7 +210,8 @@ _VOICE = (  # the decoder alone, on latents as inexact as an agent's, and few nu
 _LARGE = ("--agent.picture.width=112", "--agent.picture.height=64", "--weights.motion=3")
 
 recipe = (
-    Phase("video_vae", "video_vae"),
+    Phase("film", "video_vae", _FILM),
+    Phase("pictures", "video_vae"),
     Phase("audio_vae", "audio_vae"),
     Phase("voice", "audio_vae", _VOICE),
     Phase("hearing", "hearing"),

@@ -27,6 +27,7 @@ from wanstreamer_jax.training.config import Gate, MeshShape
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.loop import Run, train
 from wanstreamer_jax.training.signals import Signals
+from wanstreamer_jax.training.workdir_lock import WorkdirLock
 
 N_BITS = 2**toy.N_SAMPLES - 1
 
@@ -265,6 +266,14 @@ def test_a_few_updates_that_are_not_finite_do_not(tmp_path):
 def test_a_checkpoint_of_another_run_is_one_sentence(change, words, whole):
     with pytest.raises(TrainingError, match=words):
         train(toy.job(whole, **change))
+
+
+def test_two_runs_of_one_workdir_are_one_sentence(tmp_path):
+    workdir = tmp_path / "run"
+    with WorkdirLock(workdir), pytest.raises(TrainingError, match=rf"run: another run is .* \(process {os.getpid()}\)"):
+        train(toy.job(workdir))
+    assert not (workdir / "metrics.jsonl").exists()
+    assert train(toy.job(workdir, steps=1))
 
 
 def test_a_checkpoint_of_another_stage_is_one_sentence(whole):

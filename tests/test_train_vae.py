@@ -14,7 +14,7 @@ from wanstreamer_jax.data.world import Split, World, make_session
 from wanstreamer_jax.model import part
 from wanstreamer_jax.presets import load_training
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT
-from wanstreamer_jax.training.clips import cut_sound
+from wanstreamer_jax.training.clips import cropped, cut_sound
 from wanstreamer_jax.training.config import AudioVAEWeights, MeshShape, OptimizerConfig, Training, VideoVAEWeights
 from wanstreamer_jax.training.input import heldout_batches
 from wanstreamer_jax.training.sharding import make_mesh
@@ -64,6 +64,34 @@ def test_the_video_vae_learns():
 def test_the_audio_vae_learns():
     logged = fit(program("audio_vae"), 60)
     assert logged[-1]["audio_vae/loss"] < 0.6 * logged[0]["audio_vae/loss"], (logged[0], logged[-1])
+
+
+def test_the_video_vae_learns_from_crops():
+    p = program("video_vae", crop=2, moving=3.0)
+    h, w = CONFIG.picture.height, CONFIG.picture.width
+    assert fixed_batch(p)["clips"].shape[3:5] == (max(h // 32, 1) * 16, max(w // 32, 1) * 16) != (h, w)
+    logged = fit(p, 60)
+    assert logged[-1]["video_vae/loss"] < 0.7 * logged[0]["video_vae/loss"], (logged[0], logged[-1])
+
+
+def test_a_crop_is_where_it_moves():
+    clip = np.zeros((5, 64, 96, 3), np.uint8)
+    clip[0] = 255  # as if it were a portrait: what it differs in is no motion
+    clip[3, 40:44, 70:74] = 200
+    crops = [cropped(np.random.default_rng(seed), clip, 3) for seed in range(40)]
+    assert {crop.shape for crop in crops} == {(5, 16, 32, 3)}
+    share = np.mean([crop[3].max() > 0 for crop in crops])
+    assert share > 1.5 * (2 * 4 / (7 * 9))  # of 7 x 9 places 2 x 4 show it; every other crop is the best of four
+    assert (cropped(np.random.default_rng(0), clip, 1) == clip).all()
+
+
+def test_what_moves_counts_more():
+    clips = np.zeros((1, 4, 8, 8, 3), np.float32)
+    clips[0, 2:, 4, 5] = 1.0
+    shares = np.asarray(video_vae.moving_shares(jnp.asarray(clips), 9.0))
+    np.testing.assert_allclose(shares.mean(), 1.0, rtol=1e-5)
+    assert shares[0, 1, 4, 5, 0] == shares[0, 2, 4, 5, 0] == shares.max() > 50 * shares[0, 3, 4, 5, 0]
+    np.testing.assert_array_equal(video_vae.moving_shares(jnp.asarray(clips), 0.0), 1.0)
 
 
 def test_an_adversary_comes_when_it_is_asked_for():

@@ -11,13 +11,19 @@ from wanstreamer_jax.data.clips import Sample, video_clip
 from wanstreamer_jax.data.dataset import DamagedRecordError
 from wanstreamer_jax.data.record import Record, to_float32
 from wanstreamer_jax.data.world import Kind, Session, Split, World, make_session
-from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
+from wanstreamer_jax.timeline import (
+    FRAMES_PER_UNIT,
+    PIXELS_PER_LATENT,
+    PIXELS_PER_TOKEN,
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_AUDIO_LATENT,
+)
 from wanstreamer_jax.training.config import AudioVAEWeights, DistillWeights, SessionWeights, Training
 
 Cut = Callable[[np.random.Generator, Session], Sample]
 
 HELDOUT_SEED, _CUTS = 2**31, 99  # training sessions have lower seeds
-PLACES = 16  # that a clip of sound is chosen from
+PLACES, PLACES_OF_FILM = 16, 4  # that a clip of sound, or of film, is chosen from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +58,37 @@ def seed_of(number: int, split: Split) -> int:
 
 
 def cut_video(rng: np.random.Generator, session: Session, n_clips: int, n_units: int) -> UInt8[np.ndarray, "K T H W 3"]:
-    """Clips of one frame and `n_units` units of the agent.
+    """Clips of one frame and `n_units` units of the agent, the liveliest of a few: a still is soon learned.
 
     The first frame is what a stream starts from: in every other clip the portrait, else the frame before the clip.
     """
     n_frames = n_units * FRAMES_PER_UNIT
-    starts = 1 + rng.integers(0, len(session.agent_frames) - n_frames, n_clips)
-    clips = [session.agent_frames[start - 1 : start + n_frames].copy() for start in starts]
+    starts = 1 + rng.integers(0, len(session.agent_frames) - n_frames, (n_clips, PLACES_OF_FILM))
+    moved = changes(session.agent_frames).mean((1, 2))
+    liveliest = [max(places, key=lambda start: moved[start : start + n_frames - 1].sum()) for places in starts]
+    clips = [session.agent_frames[start - 1 : start + n_frames].copy() for start in liveliest]
     for clip in clips[::2]:
         clip[0] = session.portrait
     return np.stack(clips)
+
+
+def cropped(rng: np.random.Generator, clip: UInt8[np.ndarray, "T H W 3"], crop: int) -> UInt8[np.ndarray, "T h w 3"]:
+    """A part of a clip, `crop` times smaller in width and height, on the grid of latents.
+
+    Every other time it is the liveliest of a few: else what does not move would be forgotten.
+    """
+    sizes = [max(1, size // crop // PIXELS_PER_TOKEN) * PIXELS_PER_TOKEN for size in clip.shape[1:3]]
+    free = [(size - part) // PIXELS_PER_LATENT + 1 for size, part in zip(clip.shape[1:3], sizes, strict=True)]
+    moved = changes(clip[1:]).sum(0)  # the first frame may be a portrait
+    corners = PIXELS_PER_LATENT * rng.integers(0, free, (PLACES_OF_FILM if rng.random() < 0.5 else 1, 2))
+    places = [tuple(slice(at, at + size) for at, size in zip(corner, sizes, strict=True)) for corner in corners]
+    rows, columns = max(places, key=lambda place: moved[place].sum())
+    return clip[:, rows, columns]
+
+
+def changes(clip: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "t H W"]:
+    """From frame to frame, of each pixel."""
+    return np.abs(np.diff(clip.astype(np.int16), axis=0)).mean(-1, dtype=np.float32)
 
 
 def cut_sound(
@@ -89,10 +116,13 @@ def seconds_of_sound(_config: Config, training: Training) -> float:
 # ---- Recordings
 
 
-def recorded_video(record: Record, rng: np.random.Generator, *, n_clips: int, n_units: int) -> dict[str, np.ndarray]:
-    """Clips of a recording's agent; DamagedRecordError when it has no picture or is too short."""
+def recorded_video(
+    record: Record, rng: np.random.Generator, *, n_clips: int, n_units: int, crop: int
+) -> dict[str, np.ndarray]:
+    """Clips of a recording's agent, cropped; DamagedRecordError when it has no picture or is too short."""
     _check(record, there=record.streams.agent_video and record.n_units >= n_units, what=f"{n_units} units of picture")
-    return {"clips": np.stack([video_clip(n_units)(record, rng)["frames"] for _ in range(n_clips)])}
+    clips = (video_clip(n_units)(record, rng)["frames"] for _ in range(n_clips))
+    return {"clips": np.stack([cropped(rng, clip, crop) for clip in clips])}
 
 
 def recorded_sound(

@@ -52,10 +52,12 @@ class VideoVAEWeights:
     units: int = 8  # of a clip, after its portrait: as many as one may see of another, or it never learns to go on
     heldout_units: int = 24  # of a clip that is measured: what drifts is found out
     clips: int = 1  # of a session: a sample
+    crop: int = 1  # clips show a part of the picture where it moves, so many times smaller in width and height
     seconds: float = 4.0  # of a session of the synthetic world
     pixels: float = 1.0  # mean absolute error, pixels in [-1, 1]
     pyramid: float = 1.0  # mean absolute error of a Laplacian pyramid: edges at every scale
     motion: float = 0.5  # mean absolute error of differences between frames
+    moving: float = 0.0  # how much more than the rest of a picture what moves counts; lips are a hundredth of it
     kl: float = 1e-6  # of each latent number
     adversarial: float = 0.0  # 0: there is no discriminator
     adversarial_from: int = 0  # step

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +32,7 @@ from wanstreamer_jax.training.sharding import batch_sharding, check_batch, fetch
 from wanstreamer_jax.training.signals import Signals
 from wanstreamer_jax.training.stage import Stage
 from wanstreamer_jax.training.step import Program, best_trees
+from wanstreamer_jax.training.workdir_lock import WorkdirLock
 
 SAME_ORDER = ("seed", "batch", "samples", "workers", "weights")  # settings that say which sample comes when
 
@@ -69,10 +70,11 @@ def train(job: Job) -> bool:
     """Train to the last step, or until SIGTERM or Ctrl-C; returns whether the last step was reached.
 
     Raises:
-        TrainingError: it cannot start or go on. What was saved is whole.
+        TrainingError: it cannot start or go on, or another run has its workdir. What was saved is whole.
         InputError: there are no more samples. What was saved is whole.
     """
-    with Signals() as signals, Run(job) as run:
+    lock = WorkdirLock(job.workdir) if is_primary() else nullcontext()
+    with Signals() as signals, lock, Run(job) as run:
         run.go_on(lambda: signals.received is not None)
         if run.step < job.training.steps:
             return False

@@ -12,7 +12,7 @@ from wanstreamer_jax.data.world.visemes import MouthTrack, mouth_track
 Spans = tuple[tuple[int, int], ...]  # of ms
 
 _NOD_MS, _BLINK_MS = 480, 200
-_FIRST_NOD_MS, _NEXT_NOD_MS = (350, 600), (900, 1600)  # after the user began to speak, and after a nod began
+_FIRST_NOD_MS, _NEXT_NOD_MS = (400, 480), (1040, 1200)  # after the user began to speak, and after a nod began
 _IDLE_NODS_PER_MIN = 1.5
 _NOTICE_MS = (200, 400)  # from when a card appears to when the agent looks at it
 

@@ -194,7 +194,9 @@ def times_of(config: Config, n_steps: int) -> Latents:
 
 
 def guided_field(seen: Windows, guidance: float) -> Field:
-    """Velocities with classifier-free guidance: away from what would be made without condition."""
+    """Velocities with classifier-free guidance: away from what would be made without condition; 1: as they are."""
+    if guidance == 1:
+        return conditional_field(seen)
 
     def field(points: Latents, tau: Latents) -> Latents:
         everyone = jnp.ones(tau.audio.shape, bool)

@@ -1,5 +1,7 @@
 """The video VAE: pixels, edges at every scale, motion, a light KL, and an adversary on request.
 
+Clips may be crops: the VAE is the same at every place but for a little attention within a frame, and faces are small.
+
 B samples, K clips of a sample, T frames, H, W rows and columns, C latent channels. No term needs a download: the
 Laplacian pyramid stands where others compare features of a pretrained network, since it weighs edges at every scale
 and, unlike a mean over pixels, does not prefer blur.
@@ -21,9 +23,9 @@ from wanstreamer_jax.data.clips import Sample
 from wanstreamer_jax.data.world import Session, Split, World
 from wanstreamer_jax.model import part
 from wanstreamer_jax.stream.world import to_float
-from wanstreamer_jax.timeline import FRAMES_PER_UNIT, VIDEO_FPS
+from wanstreamer_jax.timeline import FRAMES_PER_UNIT, VIDEO_FPS, Picture
 from wanstreamer_jax.training import pictures
-from wanstreamer_jax.training.clips import WorldClips, cut_video, recorded_video
+from wanstreamer_jax.training.clips import WorldClips, cropped, cut_video, recorded_video
 from wanstreamer_jax.training.config import Training, VideoVAEWeights
 from wanstreamer_jax.training.recordings import recorded
 from wanstreamer_jax.training.sharding import AXES
@@ -34,6 +36,7 @@ from wanstreamer_jax.vae.audio import INITIAL_LOG_VARIANCE
 
 Video = Float[Array, "B T H W 3"]
 LEVELS = 4  # of the pyramid
+STILL = 1e-3  # mean difference between frames at which a clip counts as still
 DISCRIMINATOR_WIDTH = 32  # channels
 
 
@@ -108,21 +111,34 @@ def discrimination(
 
 def _autoencode(config: Config, trainees: Trees, clips: Video, key: jax.Array) -> tuple[Video, jax.Array]:
     """Clips decoded from samples of their latents, and the divergence of these."""
-    vae = part(config, trainees, "video_vae")
+    height, width = clips.shape[2:4]
+    vae = part(dataclasses.replace(config, picture=Picture(width, height)), trainees, "video_vae")
     latents = vae.encoder(clips)
     return vae.decoder(sample_latents(latents, key)), divergence(latents)
 
 
 def _distance(weights: VideoVAEWeights, clips: Video, decoded: Video, kl: jax.Array) -> tuple[jax.Array, Metrics]:
-    error = decoded - clips
+    error, shares = decoded - clips, moving_shares(clips, weights.moving)
     terms = {
-        "pixels": jnp.mean(jnp.abs(error)),
+        "pixels": jnp.mean(shares * jnp.abs(error)),
         "pyramid": jnp.mean(jnp.stack([jnp.mean(jnp.abs(band)) for band in laplacian_pyramid(error, LEVELS)])),
-        "motion": jnp.mean(jnp.abs(jnp.diff(error, axis=1))),
+        "motion": jnp.mean(shares[:, 1:] * jnp.abs(jnp.diff(error, axis=1))),
         "kl": kl,
     }
     loss = jnp.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
     return loss, terms | {"psnr_db": jnp.mean(psnr_db(clips, decoded))}
+
+
+def moving_shares(clips: Video, moving: float) -> Float[Array, "B T H W 1"]:
+    """What each pixel counts: 1 on average over a clip, more where it differs from the frame before or after."""
+    moved = jnp.mean(jnp.abs(jnp.diff(clips, axis=1)), axis=-1, keepdims=True)
+    moved = jnp.maximum(_pad_time(moved, 1, 0), _pad_time(moved, 0, 1))
+    share = 1 + moving * moved / (jnp.mean(moved, axis=(1, 2, 3), keepdims=True) + STILL)
+    return share / jnp.mean(share, axis=(1, 2, 3), keepdims=True)
+
+
+def _pad_time(x: jax.Array, before: int, after: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (before, after), (0, 0), (0, 0), (0, 0)))
 
 
 def laplacian_pyramid(x: Float[Array, "B T H W C"], levels: int) -> list[Float[Array, "B T _ _ C"]]:
@@ -172,10 +188,13 @@ def measure(
     latents = vae.encoder(clips)
     decoded = vae.decoder(latents.mean)
     psnr = psnr_db(clips, decoded)
+    after = slice(1 + FRAMES_PER_UNIT, None)  # the first unit comes from another pose, the portrait's
+    missed, moved = (jnp.mean(jnp.square(jnp.diff(x[:, after], axis=1))) for x in (decoded - clips, clips))
     return {
         "psnr_db": jnp.mean(psnr),
         "worst_psnr_db": jnp.min(psnr),
         "last_unit_psnr_db": jnp.mean(psnr_db(clips[:, -FRAMES_PER_UNIT:], decoded[:, -FRAMES_PER_UNIT:])),
+        "motion_explained": 1 - missed / (moved + STILL**2),
         "l1": jnp.mean(jnp.abs(clips - decoded)),
         "posterior_std": jnp.mean(jnp.exp(latents.log_variance / 2)),
         "latent_mean": jnp.mean(latents.mean, axis=(0, 1, 2, 3)),
@@ -218,19 +237,19 @@ def finish(config: Config, trainees: Trees, measured: Mapping[str, np.ndarray]) 
 def source(config: Config, training: Training, heldout: bool, data: Path | None) -> Source:
     """Clips of the agent's picture."""
     weights: VideoVAEWeights = training.weights
-    n_units = weights.heldout_units if heldout else weights.units
+    n_units, crop = (weights.heldout_units, 1) if heldout else (weights.units, weights.crop)
     if data is not None:
-        take = functools.partial(recorded_video, n_clips=weights.clips, n_units=n_units)
+        take = functools.partial(recorded_video, n_clips=weights.clips, n_units=n_units, crop=crop)
         return recorded(config, training, heldout, data, take)
     world = World(
         split=Split.HELDOUT if heldout else Split.TRAIN, seconds=weights.seconds, agent_picture=config.picture
     )
-    cut = functools.partial(_cut, n_clips=weights.clips, n_units=n_units)
+    cut = functools.partial(_cut, n_clips=weights.clips, n_units=n_units, crop=crop)
     return WorldClips(world, training.samples, cut)
 
 
-def _cut(rng: np.random.Generator, session: Session, n_clips: int, n_units: int) -> Sample:
-    return {"clips": cut_video(rng, session, n_clips, n_units)}
+def _cut(rng: np.random.Generator, session: Session, n_clips: int, n_units: int, crop: int) -> Sample:
+    return {"clips": np.stack([cropped(rng, clip, crop) for clip in cut_video(rng, session, n_clips, n_units)])}
 
 
 def _seconds(_config: Config, training: Training) -> float:
