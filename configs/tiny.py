@@ -76,11 +76,7 @@ training = {
         batch=1,  # on so few cores many small steps learn far more than few large ones
         optimizer=OptimizerConfig(learning_rate=1.5e-3),
         ema=0.98,
-        gates=(
-            Gate("psnr_db", at_least=28.0),
-            Gate("last_unit_psnr_db", at_least=28.0),
-            Gate("motion_explained", at_least=0.5),
-        ),
+        gates=(Gate("psnr_db", at_least=29.0), Gate("last_unit_psnr_db", at_least=29.0)),
     ),
     "audio_vae": Training(
         weights=AudioVAEWeights(clips=4, user=False, waveform=4.0),  # in step with the waveform harmonics come first
@@ -128,7 +124,7 @@ training = {
         remat="nothing",
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup=100, b2=0.98, senses=0.0),
         ema=0.995,
-        gates=(Gate("text", at_most=0.15), Gate("audio", at_most=0.3), Gate("video", at_most=0.2)),
+        gates=(Gate("text", at_most=0.15), Gate("audio", at_most=0.3), Gate("video", at_most=0.25)),
     ),
     "distill": Training(
         weights=DistillWeights(units=16),

@@ -140,6 +140,7 @@ def test_an_answer_is_right_by_its_key_word_alone() -> None:
     assert is_right(a_turn(Kind.COUNT, "three"), words_of("Good, three: one, two, three."))
     assert not is_right(a_turn(Kind.COUNT, "three"), words_of("Good, three: one, two, three, four."))
     assert not is_right(a_turn(Kind.COUNT, "three"), words_of("Good, three: one, two."))
+    assert not is_right(a_turn(Kind.COUNT, "three"), words_of("Now count to three."))
     assert not is_right(a_turn(Kind.COUNT, "three"), [])
     assert not is_right(a_turn(Kind.HOW_MANY, "three"), words_of("One, two, three."))
 

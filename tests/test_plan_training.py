@@ -72,7 +72,9 @@ def compiled(config: Config, training: Training):
     given = _placed(state, shardings), _placed(frozen, shard_tree(program.mesh, frozen)), _placed(batch, over)
     step = functools.partial(program.train_step, due=(0,))
     out = shardings, replicated(program.mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=out).lower(*given).compile(AS_ON_A_GPU).memory_analysis()
+    with attention_tiles.traced_for("gpu"):
+        lowered = jax.jit(step, donate_argnums=0, out_shardings=out).lower(*given)
+    return lowered.compile(AS_ON_A_GPU).memory_analysis()
 
 
 def _placed(shapes, sharding):

@@ -10,8 +10,10 @@ maximum. Masks are computed tile by tile as well.
 B sessions, T queries, S keys, N heads, K key/value heads, G queries a key head (N / K), H head size, n tiles of t.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -24,6 +26,8 @@ from wanstreamer_jax.attention import HIDDEN
 
 TILE = 100  # queries
 ATTENDED = "attended"  # the name of what a layer that is computed again should keep
+
+_platform: ContextVar[str | None] = ContextVar("platform", default=None)  # what is traced for, if not for this one
 
 Rule = Callable[[Any, Any], jax.Array]
 """(queries, keys) -> mask [B, t, S]; both are trees of arrays [B, t] and [B, S]."""
@@ -41,7 +45,7 @@ def attend_heads(
     rule: Rule, q: Float[Array, "B T N H"], k: Float[Array, "B K S H"], v: Float[Array, "B K S H"], who: tuple
 ) -> Float[Array, "B T N H"]:
     """The same, one key head after the other on a CPU: the scores of all of them do not fit into a core's cache."""
-    if jax.default_backend() != "cpu":
+    if (_platform.get() or jax.default_backend()) != "cpu":
         return attend_tiles(rule, q, k, v, who)
     each = (
         rearrange(q, "B T (K G) H -> K B T G H", K=k.shape[1]),
@@ -49,6 +53,16 @@ def attend_heads(
     )
     values = jax.lax.map(lambda qkv: attend_tiles(rule, *qkv, who), each)
     return rearrange(values, "K B T G H -> B T (K G) H")
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """What is traced within is the program of that platform, "cpu" or "gpu", whatever this machine is."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
 
 
 def _forward(rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, who: tuple) -> tuple[jax.Array, tuple]:

@@ -1,4 +1,4 @@
-"""Is an answer right? Its key word is among the words, and none of the words that it is not; a count ends with it."""
+"""Is an answer right? Its key word is among the words, and none that it is not; a count goes from one to it."""
 
 import enum
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def group_of(turn: Turn) -> Group | None:
 def is_right(turn: Turn, words: Sequence[str]) -> bool:
     """Whether words answer a turn: an agent that names every colour has not named one, nor one that counts on."""
     if turn.about in _COUNTS:
-        return bool(words) and words[-1] == turn.keyword
+        return NUMBERS[0] in words[:-1] and words[-1] == turn.keyword
     rivals = [word for word in _RIVALS.get(turn.about, ()) if word != turn.keyword]
     return _holds(words, turn.keyword) and not any(_holds(words, rival) for rival in rivals)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from wanstreamer_jax.attention_tiles import traced_for
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.record import AgentLatents, Record, Streams
@@ -90,7 +91,8 @@ class Traced(NamedTuple):
 
 def trace_layers(config: Config, training: Training) -> Traced:
     """Trace every layer; `trace_step` needs two of them only."""
-    jaxpr = jax.make_jaxpr(_gradients(config, training))(*arguments(config, training)).jaxpr
+    with traced_for("gpu"):
+        jaxpr = jax.make_jaxpr(_gradients(config, training))(*arguments(config, training)).jaxpr
     listing = Listing.of(jaxpr)
     buffers = buffers_of(listing)
     n_bytes = listing.n_bytes(buffers.value)

@@ -73,6 +73,7 @@ def train(job: Job) -> bool:
         TrainingError: it cannot start or go on, or another run has its workdir. What was saved is whole.
         InputError: there are no more samples. What was saved is whole.
     """
+    job.origin.check_leaving(job.leaving)
     lock = WorkdirLock(job.workdir) if is_primary() else nullcontext()
     with Signals() as signals, lock, Run(job) as run:
         run.go_on(lambda: signals.received is not None)
@@ -92,7 +93,6 @@ class Run(AbstractContextManager["Run"]):
 
     def __init__(self, job: Job):
         stage, training, config = job.stage, job.training, job.origin.config
-        job.origin.check_leaving(job.leaving)
         mesh = make_mesh(training.mesh)
         check_batch(training, mesh, stage.batch_axes)
         self._job, self._about = job, job.about()
