@@ -127,13 +127,16 @@ training = {
         gates=(Gate("text", at_most=0.15), Gate("audio", at_most=0.3), Gate("video", at_most=0.25)),
     ),
     "distill": Training(
-        weights=DistillWeights(units=16),
-        steps=2000,
+        # Whole sessions of 8 s: a student that begins in the middle of one cannot answer what was asked before.
+        weights=DistillWeights(
+            units=50, seconds=8.0, audio=3.0, text=2.0, teacher_steps=4, guidance=1.0, match_from=12
+        ),
+        steps=30,
         batch=2,
         remat="nothing",
-        optimizer=OptimizerConfig(learning_rate=1e-4),
-        helper=OptimizerConfig(learning_rate=1e-4),
-        ema=0.99,
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup=4),
+        helper=OptimizerConfig(learning_rate=1e-4, warmup=2),
+        ema=0.8,
         gates=(Gate("loudness_db_gap", at_most=3.0), Gate("brightness_gap", at_most=0.05)),
     ),
 }
