@@ -123,15 +123,15 @@ def test_interrupt_leaves_a_playable_reply(monkeypatch, clip, tmp_path):
 
     def interrupted(self, *args):
         performed.append(args)
-        if len(performed) == 6:  # the first is the warm-up; unit 4 is interrupted, unit 3 not given yet
-            raise KeyboardInterrupt
+        if len(performed) == 6:  # the first is the warm-up; it comes in unit 4, before unit 3 is given
+            signal.raise_signal(signal.SIGINT)
         return perform(self, *args)
 
     monkeypatch.setattr(Unified, "_perform", interrupted)
     report = tmp_path / "report.json"
     assert run(monkeypatch, "--input", clip, "--output", tmp_path / "reply.mp4", "--report", report) == 130
-    assert len(decoded(tmp_path / "reply.mp4")[0]) == 3 * 4
-    assert json.loads(report.read_text())["units"] == 3
+    assert len(decoded(tmp_path / "reply.mp4")[0]) == 4 * 4
+    assert json.loads(report.read_text())["units"] == 4
 
 
 def test_ctrl_c_leaves_a_playable_reply(tmp_path):

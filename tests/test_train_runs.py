@@ -23,10 +23,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from tests import train_toy as toy
 from wanstreamer_jax.agent import load_agent
+from wanstreamer_jax.signals import Signals
 from wanstreamer_jax.training.config import Gate, MeshShape
 from wanstreamer_jax.training.errors import TrainingError
 from wanstreamer_jax.training.loop import Run, train
-from wanstreamer_jax.training.signals import Signals
 from wanstreamer_jax.training.workdir_lock import WorkdirLock
 
 N_BITS = 2**toy.N_SAMPLES - 1

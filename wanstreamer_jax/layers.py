@@ -33,26 +33,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
         """Map the last axis, in the dtype of `x`."""
-        y = _product(x, self.kernel[...].astype(x.dtype))
+        y = x @ self.kernel[...].astype(x.dtype)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
-
-
-@jax.custom_vjp
-def _product(x: Float[Array, "*B D"], kernel: Float[Array, "D F"]) -> Float[Array, "*B F"]:
-    """Multiply: x @ kernel.
-
-    JAX would write the kernel's gradient as (d_y^T x)^T, for which XLA:CPU turns all that makes d_y around, value by
-    value: a tenth of a step of training. x lies ready in memory.
-    """
-    return x @ kernel
-
-
-def _product_backward(kept: tuple[jax.Array, jax.Array], d_y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
-    return d_y @ kernel.T, jnp.einsum("...D,...F->DF", x, d_y)
-
-
-_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
 class SwiGLU(nnx.Module):

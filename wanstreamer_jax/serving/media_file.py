@@ -8,7 +8,7 @@ import dataclasses
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from wanstreamer_jax.serving.replay.records import RecordWriter
 from wanstreamer_jax.serving.replay.tape import FILE, open_writer, recorded
 from wanstreamer_jax.serving.report import CompileCounter, Latencies
 from wanstreamer_jax.serving.world_file import Setting, make_start
+from wanstreamer_jax.signals import Signals
 from wanstreamer_jax.stream.placement import HistoryFullError, Placement, Reply
 from wanstreamer_jax.stream.types import Observation
 from wanstreamer_jax.stream.worker import Event, write_trace
@@ -106,21 +107,20 @@ def _warmed_up(agent: Agent, placement: Placement, setting: Setting, seed: int) 
 def _live_through(run: "_Run", media: MediaReader, writer: MediaWriter, subtitles: SubtitleWriter | None) -> bool:
     """Every unit of the recording; True when it came to its end."""
     progress = tqdm(total=media.n_units, desc="reply", unit=f" units of {UNIT_MS} ms", file=sys.stderr)
-    try:
-        for unit, reply in run.replies(media):
-            writer.write(reply.frames[0, : unit.n_frames], reply.samples[0, : max(0, unit.n_samples)])
-            said = run.note(reply)
-            if subtitles:
-                subtitles.write(reply.unit, said)
-            progress.update()
-    except KeyboardInterrupt:
-        print("\nstopped: the reply ends here", file=sys.stderr)
-        run.settle()
-        return False
-    except HistoryFullError as error:
-        print(f"\n{error}", file=sys.stderr)
-    finally:
-        progress.close()
+    with Signals() as signals, closing(progress):
+        try:
+            for unit, reply in run.replies(media):
+                writer.write(reply.frames[0, : unit.n_frames], reply.samples[0, : max(0, unit.n_samples)])
+                said = run.note(reply)
+                if subtitles:
+                    subtitles.write(reply.unit, said)
+                progress.update()
+                if signals.received:
+                    print("\nstopped: the reply ends here", file=sys.stderr)
+                    run.settle()
+                    return False
+        except HistoryFullError as error:
+            print(f"\n{error}", file=sys.stderr)
     return True
 
 

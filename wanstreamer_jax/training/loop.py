@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from wanstreamer_jax.signals import Signals
 from wanstreamer_jax.training.checkpoints import Checkpoints, read_about, write_json
 from wanstreamer_jax.training.compiled import Compiled
 from wanstreamer_jax.training.config import Training
@@ -29,7 +30,6 @@ from wanstreamer_jax.training.input import Fed, Feed, endless_batches
 from wanstreamer_jax.training.origin import Origin, leave_agent
 from wanstreamer_jax.training.run_log import Counts, Numbers, RunLog, Speed
 from wanstreamer_jax.training.sharding import batch_sharding, check_batch, fetch, make_mesh
-from wanstreamer_jax.training.signals import Signals
 from wanstreamer_jax.training.stage import Stage
 from wanstreamer_jax.training.step import Program, best_trees
 from wanstreamer_jax.training.workdir_lock import WorkdirLock

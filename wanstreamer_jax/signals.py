@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C as a wish that the run fulfils between two steps; a second one ends the program at once."""
+"""SIGTERM and Ctrl-C as a wish that a run fulfils between two steps; a second one ends the program at once.
+
+A KeyboardInterrupt may come anywhere, and is lost where it comes in a callback from C++.
+"""
 
 import signal
 from contextlib import AbstractContextManager
