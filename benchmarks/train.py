@@ -87,29 +87,29 @@ def row(name: str, n_steps: int, n_units: int | None) -> str:
     """One stage's line."""
     stage, training = find_stage(name), settings(name, n_units)
     with running(name, training) as run:
-        run_in(run, WARM_UP)
         before = peak()
         used = timed(run, n_steps)
-        best = statistics.mean((before, peak()))
+        product = statistics.mean((before, peak()))
         megabytes = sum(x.nbytes for x in jax.tree.leaves(run.state)) / 1e6
     gigaflops, rate = used.flops / used.step / 1e9, used.step / used.seconds
     media = stage.units_per_sample(load_preset("tiny"), training) * training.batch * rate
-    share = gigaflops * rate * 1e9 / best
+    share = gigaflops * rate * 1e9 / product
     return (
-        f"| {name} | {1000 / rate:.0f} | {gigaflops:.0f} | {gigaflops * rate:.0f} | {share:.0%} | {best / 1e9:.0f} "
+        f"| {name} | {1000 / rate:.0f} | {gigaflops:.0f} | {gigaflops * rate:.0f} | {share:.0%} | {product / 1e9:.0f} "
         f"| {media:.2f} | {used.waited_s / used.seconds:.1%} | {megabytes:.1f} |"
     )
 
 
 @contextlib.contextmanager
 def running(name: str, training: Training) -> Iterator[Run]:
-    """A stage's run, on as many devices as share its batch."""
+    """A stage's run, compiled, on as many devices as share its batch."""
     config = load_preset("tiny")
     training = dataclasses.replace(training, mesh=MeshShape(data=math.gcd(training.batch, jax.device_count())))
     with tempfile.TemporaryDirectory() as folder:
         data = None if name.endswith("_vae") else prepared(config, Path(folder))
         job = Job(find_stage(name), training, open_origin(None, config, 0), Path(folder) / "run", data)
         with Run(job) as run:
+            run_in(run, WARM_UP)
             yield run
 
 
@@ -125,7 +125,7 @@ def prepared(config: Config, folder: Path) -> Path:
 
 
 def run_in(run: Run, n_steps: int) -> None:
-    """Take steps: the first ones compile."""
+    """Take so many steps, and wait for them."""
     for _ in range(n_steps):
         run.take_step()
     jax.block_until_ready(run.state)
@@ -146,7 +146,6 @@ def compare(n_units: int | None) -> None:
     config, training = load_preset("tiny"), settings("interact", n_units)
     n_tokens = tokens_of_window(config, training.weights.units)
     with running("interact", training) as run:
-        run_in(run, WARM_UP)
         turns = [(_seconds(run), run_alone(n_tokens)) for _ in range(PEER_TURNS)]
     ours, theirs = (statistics.median(itertools.chain(*side)) for side in zip(*turns, strict=True))
     rates = [training.batch * n_tokens / seconds for seconds in (ours, theirs)]

@@ -1,6 +1,6 @@
 """SIGTERM and Ctrl-C as a wish that a run fulfils between two steps; a second one ends the program at once.
 
-A KeyboardInterrupt may come anywhere, and is lost where it comes in a callback from C++.
+A KeyboardInterrupt may come anywhere, also where Python drops it: in a finaliser or a callback.
 """
 
 import signal

@@ -108,19 +108,16 @@ def _live_through(run: "_Run", media: MediaReader, writer: MediaWriter, subtitle
     """Every unit of the recording; True when it came to its end."""
     progress = tqdm(total=media.n_units, desc="reply", unit=f" units of {UNIT_MS} ms", file=sys.stderr)
     with Signals() as signals, closing(progress):
-        try:
-            for unit, reply in run.replies(media):
-                writer.write(reply.frames[0, : unit.n_frames], reply.samples[0, : max(0, unit.n_samples)])
-                said = run.note(reply)
-                if subtitles:
-                    subtitles.write(reply.unit, said)
-                progress.update()
-                if signals.received:
-                    print("\nstopped: the reply ends here", file=sys.stderr)
-                    run.settle()
-                    return False
-        except HistoryFullError as error:
-            print(f"\n{error}", file=sys.stderr)
+        for unit, reply in run.replies(media):
+            writer.write(reply.frames[0, : unit.n_frames], reply.samples[0, : max(0, unit.n_samples)])
+            said = run.note(reply)
+            if subtitles:
+                subtitles.write(reply.unit, said)
+            progress.update()
+            if signals.received:
+                print("\nstopped: the reply ends here", file=sys.stderr)
+                run.settle()
+                return False
     return True
 
 
@@ -138,7 +135,10 @@ class _Run:
         self._text: list[dict[str, Any]] = []
 
     def replies(self, media: MediaReader) -> Iterator[tuple[MediaUnit, Reply]]:
-        """Each unit of the recording with its reply, which comes while the next unit is being lived through."""
+        """Each unit of the recording with its reply, which comes while the next unit is being lived through.
+
+        They end where the history is full, which is said then.
+        """
         waiting: deque[MediaUnit] = deque()
 
         def seen() -> Iterator[Observation]:
@@ -147,8 +147,11 @@ class _Run:
                 yield observation(self._agent.config, unit.frames, unit.samples, [])
 
         replies = recorded(self._placement, seen(), self._recording) if self._recording else None
-        for reply in replies or self._placement.stream(seen()):
-            yield waiting.popleft(), reply
+        try:
+            for reply in replies or self._placement.stream(seen()):
+                yield waiting.popleft(), reply
+        except HistoryFullError as error:
+            print(f"\n{error}", file=sys.stderr)
 
     def settle(self) -> None:
         """Wait for the steps that are under way: what they were given is theirs until they end."""
