@@ -15,6 +15,10 @@ from wanstreamer_jax.stream.types import Beat, Observation
 from wanstreamer_jax.stream.world import World
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT, SAMPLES_PER_UNIT, Picture
 
+# What is compiled in half the time runs slowly: for programs that tests run a few times.
+quick_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
 AUDIO = dataclasses.replace(tiny.audio_vae, filters=2, width=16, layers=1, heads=2, mlp=16, latent_channels=6)
 
 

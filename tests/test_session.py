@@ -38,7 +38,7 @@ class Streamed(NamedTuple):
 
 
 def bound(config, step):
-    return jax.jit(functools.partial(step, config))
+    return small.quick_jit(functools.partial(step, config))
 
 
 @functools.cache
@@ -94,7 +94,7 @@ def in_one_pass(config, world, seen, streamed) -> Predicted:
         clean=small.stacked(streamed.latents),
         start=jnp.stack([small.beat(config, k, ENDS).start for k in range(len(seen))], 1),
     )
-    return jax.jit(run)(small.small_params(config), world, session, small.stacked(streamed.noises))
+    return small.quick_jit(run)(small.small_params(config), world, session, small.stacked(streamed.noises))
 
 
 def log_probs_of(config, predicted, streamed):

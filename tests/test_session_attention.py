@@ -1,6 +1,7 @@
 """Attention of a session: blocks change nothing, cost follows what is visible, without condition only the world is."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -54,16 +55,17 @@ def a_session(config, n_units=U, seed=0) -> tuple[Session, Noisy]:
     return session, Noisy(latents(), tau, jnp.zeros((2, n_units), bool))
 
 
-def predict(config, session, noisy, *, remat=False, params=None):
-    def run(params, session, noisy):
-        model = wan_streamer(config, params)
-        world = small.a_world(config)
-        (h, w), max_voice = config.picture.latent_grid, config.world.max_voice
-        voice = jnp.ones((2, max_voice, config.audio_vae.latent_channels))
-        packed = pack_world(model, world, Latents(voice, jnp.ones((2, h, w, config.video_vae.latent_channels))))
-        return forward(model, (packed, world_tokens(config, packed)), session, noisy, remat=remat)
+def run(config, remat, params, session, noisy):
+    model = wan_streamer(config, params)
+    world = small.a_world(config)
+    (h, w), max_voice = config.picture.latent_grid, config.world.max_voice
+    voice = jnp.ones((2, max_voice, config.audio_vae.latent_channels))
+    packed = pack_world(model, world, Latents(voice, jnp.ones((2, h, w, config.video_vae.latent_channels))))
+    return forward(model, (packed, world_tokens(config, packed)), session, noisy, remat=remat)
 
-    return jax.jit(run)(params or small.small_params(config), session, noisy)
+
+def predict(config, session, noisy):
+    return small.quick_jit(functools.partial(run, config, False))(small.small_params(config), session, noisy)
 
 
 @pytest.mark.parametrize("block", [1, 200])
@@ -95,12 +97,10 @@ def test_gradients_are_the_same_when_layers_are_computed_again():
     inputs = a_session(config)
 
     def loss(params, remat):
-        return sum(
-            jnp.sum(jnp.square(x)) for x in jax.tree.leaves(predict(config, *inputs, remat=remat, params=params))
-        )
+        return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(run(config, remat, params, *inputs)))
 
     params = {"transformer": small.small_params(config)["transformer"]}
-    kept, again = (jax.jit(jax.grad(loss), static_argnums=1)(params, remat) for remat in (False, True))
+    kept, again = (small.quick_jit(jax.grad(loss), static_argnums=1)(params, remat) for remat in (False, True))
     assert_close(again, kept, 1e-5)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests import small_preset
 from tests.small import small_params
-from tests.stage_cases import changed_sense
+from tests.stage_cases import changed_sense, learn
 from wanstreamer_jax.data.world.lexicon import AGENT_VOICE
 from wanstreamer_jax.data.world.phonemes import NOBODY, OTHER, PHONEMES, SLOT, index_of, phoneme_track
 from wanstreamer_jax.data.world.speech import Span, speak
@@ -109,15 +109,11 @@ def test_samples_are_of_their_seed_and_split():
 
 def test_hearing_learns_a_small_set():
     program = Program(find_stage("hearing"), CONFIG, TRAINING, make_mesh(TRAINING.mesh))
-    state, batch = jax.jit(program.init)(parts()), some(False, 0, 1)
-    step = jax.jit(program.train_step, static_argnames="due", donate_argnums=0)
-    logged = []
-    for i in range(TRAINING.steps):
-        state, metrics = step(state, FROZEN, batch, due=program.due(i))
-        logged.append({name: float(value) for name, value in metrics.items()})
+    batch = some(False, 0, 1)
+    _, trainees, logged = learn(program, parts() | FROZEN, batch)
     assert logged[0]["ears/loss"] > 6
     assert logged[-1]["ears/loss"] < 0.1
-    measured = program.look(hearing.measure, state.trainees, FROZEN, batch, jax.random.key(0))
+    measured = program.look(hearing.measure, trainees, FROZEN, batch, jax.random.key(0))
     assert measured["phonemes_right"] > 0.95 and measured["words_right"] > 0.95 and measured["words_surplus"] < 0.05
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests import small, world_preset
 from tests.contract import assert_close
-from tests.test_session import CONFIG, ENDS, stream
+from tests.stage_cases import learn
+from tests.test_session import CONFIG, ENDS, jitted, stream
 from wanstreamer_jax.cache import append, n_valid
 from wanstreamer_jax.data.world import Kind
 from wanstreamer_jax.flow import noised, velocity
@@ -102,65 +103,66 @@ def test_the_loss_is_what_the_streaming_steps_lose_unit_by_unit():
         clean=small.stacked(streamed.latents),
         start=jnp.stack([small.beat(CONFIG, k, ENDS).start for k in range(U)], 1),
     )
-    noise = interact.draw_noise(jax.random.key(5), session.clean)
+    noise = small.quick_jit(interact.draw_noise)(jax.random.key(5), session.clean)
     tau = interact.draw_times(jax.random.key(6), CONFIG.flow, (2, U), coupled=0.5)
-    model = wan_streamer(CONFIG, params)
-    latents = encode_world(CONFIG, params, world)
-    packed = pack_world(model, world, latents)
-    windows = Windows(model, (packed, world_tokens(CONFIG, packed)), session, latents.video)
     batch = {f"loss_{name}": jnp.ones((2, U)) for name in ("text", "audio", "video")} | {"unit_mask": jnp.ones((2, U))}
 
-    def whole(windows, noise, tau):
-        points = noised(windows.session.clean, noise, Latents(*tau))
+    @small.quick_jit
+    def whole(params, session, noise, tau):
+        model, latents = wan_streamer(CONFIG, params), encode_world(CONFIG, params, world)
+        packed = pack_world(model, world, latents)
+        windows = Windows(model, (packed, world_tokens(CONFIG, packed)), session, latents.video)
+        points = noised(session.clean, noise, Latents(*tau))
         predicted = interact.predict(windows, points, tau, jnp.zeros((2, U), bool))
         return interact.losses(CONFIG, predicted, noise, windows, batch)[0]
 
-    actual = whole(windows, noise, tau)
+    actual = whole(params, session, noise, tau)
     text = -sum(float(jnp.sum(t.log_probs)) for t in streamed.thoughts) / (2 * U)
-    errors = [unit_errors(params, streamed, k, at(noise, k), FlowTime(*(t[:, k] for t in tau))) for k in range(U)]
+    errors = []
+    history = jitted(CONFIG)["begin"](params, world).history
+    for k, thought in enumerate(streamed.thoughts):
+        history = append(history, thought.new, CONFIG.history.n_tokens)
+        start, clean = small.beat(CONFIG, k, ENDS).start, streamed.latents[k]
+        own = Latents(*(z[:, k] for z in noise)), FlowTime(*(t[:, k] for t in tau))
+        found = unit_errors(params, history, start, clean, *own)
+        errors.append({name: float(x) for name, x in found._asdict().items()})
     expected = {"text": text} | {name: np.mean([e[name] for e in errors]) for name in ("audio", "video")}
     assert_close({n: float(x) for n, x in actual.items()}, expected, 1e-4)
 
 
-def at(latents, k):
-    return jax.tree.map(lambda z: z[:, k], latents)
-
-
-def unit_errors(params, streamed, k, noise, tau):
-    """The flow matching losses of unit k by the performer's own velocity, with the history that it had."""
+@small.quick_jit
+def unit_errors(params, history, start, clean, noise, tau):
+    """The flow matching losses of a unit by the performer's own velocity, with the history that it had."""
     model = wan_streamer(CONFIG, params)
-    history = steps.begin(CONFIG, params, small.a_world(CONFIG)).history
-    for thought in streamed.thoughts[: k + 1]:
-        history = append(history, thought.new, CONFIG.history.n_tokens)
-    clean = streamed.latents[k]
     z = model.patchify(noised(clean, noise, Latents(*tau)))
-    angles = small.beat(CONFIG, k, ENDS).start[:, None] + model.angles(CONFIG.layout.agent_media_positions())[None]
+    angles = start[:, None] + model.angles(CONFIG.layout.agent_media_positions())[None]
     length = n_valid(history, CONFIG.history.n_tokens)
     v = model.unpatchify(steps.latent_velocity(model, history, length, z, tau, angles, steps.WHOLE))
-    errors = jax.tree.map(lambda a, b: float(jnp.mean(jnp.square(a - b))), v, velocity(clean, noise))
-    return errors._asdict()
+    return jax.tree.map(lambda a, b: jnp.mean(jnp.square(a - b)), v, velocity(clean, noise))
 
 
 def test_the_loss_of_several_noisy_copies_is_the_mean_of_theirs():
     config, batch = agent_config(), {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
     params = small.small_params(config)
 
-    def terms(noise, tau):
+    @small.quick_jit
+    def terms(params, batch, noise, tau):
         seen = interact.windows(config, params, batch)
         clean = interact.in_copies(seen.session.clean, noise.audio.shape[1] // U)
         points = noised(clean, noise, Latents(*tau))
         predicted = interact.predict(seen, points, tau, jnp.zeros(tau.audio.shape, bool))
         return interact.losses(config, predicted, noise, seen, batch)[0]
 
-    clean = interact.windows(config, params, batch).session.clean
+    clean = jax.eval_shape(lambda: interact.windows(config, params, batch).session.clean)
     noises = [interact.draw_noise(jax.random.key(i), clean) for i in range(2)]
     times = [interact.draw_times(jax.random.key(9 + i), config.flow, (2, U), coupled=0.5) for i in range(2)]
     both = [
         jax.tree.map(lambda a, b: jnp.stack([a, b], 2).reshape(2, 2 * U, *a.shape[2:]), *x) for x in (noises, times)
     ]
-    compiled = jax.jit(terms)
-    expected = jax.tree.map(lambda a, b: (a + b) / 2, *map(compiled, noises, times))
-    assert_close(compiled(*both), expected, 1e-5)
+    expected = jax.tree.map(
+        lambda a, b: (a + b) / 2, *(terms(params, batch, *drawn) for drawn in zip(noises, times, strict=True))
+    )
+    assert_close(terms(params, batch, *both), expected, 1e-5)
 
 
 def test_what_moves_counts_more_and_the_picture_as_a_whole_as_much():
@@ -180,7 +182,7 @@ def test_senses_that_stay_leave_the_rest_of_the_gradient_as_it_is():
     for senses in (1.0, 0.0):
         training = Training(weights=SessionWeights(units=U), optimizer=OptimizerConfig(senses=senses), remat="nothing")
         program = Program(interact.stage, config, training, make_mesh(MeshShape(data=1)))
-        run = jax.jit(functools.partial(program.differentiate, *interact.objectives(training)))
+        run = small.quick_jit(functools.partial(program.differentiate, *interact.objectives(training)))
         updates.append(run(*trees, batch, jax.random.key(0)).gradient)
     assert_close(updates[1]["transformer"], updates[0]["transformer"], 1e-6)
     norms = [sum(float(jnp.sum(jnp.abs(x))) for x in jax.tree.leaves(g["perception"])) for g in updates]
@@ -191,7 +193,7 @@ def test_streams_that_are_not_there_weigh_nothing():
     batch = {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
     params = small.small_params(agent_config())
     trainees = {"agent": {name: params[name] for name in interact.TRAINED}}
-    loss = jax.jit(
+    loss = small.quick_jit(
         lambda b: interact.interaction(agent_config(), SessionWeights(), trainees, params, b, jax.random.key(0))[1]
     )
     silent = batch | {"loss_audio": jnp.zeros_like(batch["loss_audio"])}
@@ -211,7 +213,7 @@ def test_a_noisy_past_changes_what_is_written_and_nothing_of_what_is_to_be_made(
         weights = SessionWeights(alone=1.0, history_noise=history_noise)  # latents see the world only
         return interact.interaction(agent_config(), weights, trainees, params, batch, jax.random.key(0))[1]
 
-    exactly, noisily = (jax.jit(functools.partial(terms, latest))() for latest in (0.0, 0.5))
+    exactly, noisily = (small.quick_jit(functools.partial(terms, latest))() for latest in (0.0, 0.5))
     assert (noisily["audio"], noisily["video"]) == (exactly["audio"], exactly["video"])
     assert noisily["text"] != exactly["text"]
 
@@ -241,7 +243,7 @@ def update_on(shape):
     frozen = {name: params[name] for name in interact.FROZEN}
     trainees = {"agent": {name: params[name] for name in interact.TRAINED}}
     batch = put_batch(session_batch(), jax.NamedSharding(program.mesh, jax.P(interact.stage.batch_axes)))
-    run = jax.jit(lambda t, f, b: program.accumulate(program.objectives[0], t, f, b, jax.random.key(1)))
+    run = small.quick_jit(lambda t, f, b: program.accumulate(program.objectives[0], t, f, b, jax.random.key(1)))
     return jax.tree.map(np.asarray, run(trainees, frozen, batch))
 
 
@@ -261,60 +263,49 @@ def test_loss_and_gradients_are_the_same_on_every_mesh(shape):
 # ---- It learns
 
 
-def learn(stage, weights, parts, batch, n_steps, rate):
+def learned(stage, weights, batch, n_steps, rate):
     """The stage's trainees before and after so many steps on one batch, and what was logged."""
     program = program_on((1, 1, 1), stage, weights)
-    training = dataclasses.replace(
-        program.training,
-        steps=n_steps,
-        batch=len(batch["unit_mask"]),
-        optimizer=OptimizerConfig(learning_rate=rate, warmup=5),
-    )
-    program = dataclasses.replace(program, training=training)
-    frozen = {name: parts[name] for name in stage.frozen}
-    state = jax.jit(program.init)(parts)
-    before = jax.tree.map(jnp.copy, state.trainees)
-    step = jax.jit(program.train_step, static_argnums=3, donate_argnums=0)
-    logged = []
-    for i in range(n_steps):
-        state, metrics = step(state, frozen, batch, program.due(i))
-        logged.append({name: float(x) for name, x in metrics.items()})
+    optimizer = OptimizerConfig(learning_rate=rate, warmup=5)
+    training = dataclasses.replace(program.training, steps=n_steps, batch=2, optimizer=optimizer)
+    before, after, logged = learn(dataclasses.replace(program, training=training), parts(), batch)
     assert all(np.isfinite(x) for m in logged for x in m.values())
-    assert sum(int(skips.total) for skips in state.skips.values()) == 0
-    return before, state.trainees, logged
+    assert not any(x for m in logged for name, x in m.items() if name.endswith("/skipped"))
+    return before, after, logged
 
 
-def parts_and_batch(n_units):
-    params = jax.tree.map(jnp.asarray, small.small_params(agent_config()))
-    return params, {name: jnp.asarray(x[:2]) for name, x in session_batch(n_units=n_units).items()}
+def parts():
+    return jax.tree.map(jnp.asarray, small.small_params(agent_config()))
+
+
+def batch_of(n_units):
+    return {name: jnp.asarray(x[:2]) for name, x in session_batch(n_units=n_units).items()}
 
 
 def test_interact_learns_a_small_set():
-    parts, batch = parts_and_batch(U)
-    _, _, logged = learn(interact.stage, SessionWeights(units=U), parts, batch, n_steps=150, rate=1e-2)
+    _, _, logged = learned(interact.stage, SessionWeights(units=U), batch_of(U), n_steps=150, rate=1e-2)
     first, last = (np.mean([m["agent/loss"] for m in part]) for part in (logged[:5], logged[-5:]))
     assert last < first / 3
     assert np.mean([m["agent/text"] for m in logged[-5:]]) < 1.0
 
 
 def test_distill_follows_its_teacher():
-    parts, batch = parts_and_batch(2)
+    batch, frozen = batch_of(2), parts()
     weights = DistillWeights(units=2, teacher_steps=4, match_from=60)
-    before, after, _ = learn(distill.stage, weights, parts, batch, n_steps=60, rate=3e-3)
+    before, after, _ = learned(distill.stage, weights, batch, n_steps=60, rate=3e-3)
 
-    @jax.jit
+    @small.quick_jit
     def error(trainees):
         keys = jax.random.split(jax.random.key(9), 4)
-        terms = [distill.following(agent_config(), weights, trainees, parts, batch, key)[1] for key in keys]
+        terms = [distill.following(agent_config(), weights, trainees, frozen, batch, key)[1] for key in keys]
         return jnp.mean(jnp.array([t["audio"] + t["video"] for t in terms]))
 
     assert error(after) < 0.8 * error(before)
 
 
 def test_distill_then_matches_with_a_critic_that_is_updated_more_often():
-    parts, batch = parts_and_batch(2)
     weights = DistillWeights(units=2, teacher_steps=2, match_from=0, every=3)
-    before, after, logged = learn(distill.stage, weights, parts, batch, n_steps=4, rate=1e-3)
+    before, after, logged = learned(distill.stage, weights, batch_of(2), n_steps=4, rate=1e-3)
     moved = [sorted({name.split("/")[0] for name in m}) for m in logged]
     assert moved == [["critic", "student"], ["critic"], ["critic"], ["critic", "student"]]
     for name in ("student", "critic"):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.small import small_config, small_params
+from tests.small import quick_jit, small_config, small_params
 from wanstreamer_jax.timeline import FRAMES_PER_UNIT, SAMPLES_PER_AUDIO_LATENT, Picture
 from wanstreamer_jax.training import sharding
 from wanstreamer_jax.training.config import AudioVAEWeights, MeshShape, Training, VideoVAEWeights
@@ -25,7 +25,6 @@ CONFIG = dataclasses.replace(
 BATCH = 8
 LATENTS = 4  # of a clip of sound
 WEIGHTS = {"video_vae": VideoVAEWeights(units=1, clips=1), "audio_vae": AudioVAEWeights(latents=LATENTS, clips=1)}
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # compiled in half the time
 
 
 @pytest.fixture(autouse=True)
@@ -49,15 +48,14 @@ def clips(name: str) -> np.ndarray:
 @functools.cache
 def update_on(name: str, mesh: tuple[int, int, int]):
     p, parts = program(name, mesh), {name: small_params(CONFIG)[name]}
-    state = jax.jit(p.init, out_shardings=p.shardings(jax.eval_shape(p.init, parts)))(parts)
+    state = quick_jit(p.init, out_shardings=p.shardings(jax.eval_shape(p.init, parts)))(parts)
     arrays = jax.tree.leaves((state.trainees, state.optimizer))
     held = sum(x.addressable_shards[0].data.nbytes for x in arrays)  # by the first device
     assert held < 1.1 / p.mesh.shape["fsdp"] * sum(x.nbytes for x in arrays)
     batch = put_batch({"clips": clips(name)}, batch_sharding(p.mesh, p.stage.batch_axes))
     frozen = {part: parts[part] for part in p.stage.frozen}
-    run = jax.jit(lambda t, b: p.accumulate(p.objectives[0], p.computed(t), frozen, b, jax.random.key(1)))
-    compiled = run.lower(state.trainees, batch).compile(compiler_options=QUICKLY)
-    return jax.tree.map(np.asarray, compiled(state.trainees, batch))
+    run = quick_jit(lambda t, b: p.accumulate(p.objectives[0], p.computed(t), frozen, b, jax.random.key(1)))
+    return jax.tree.map(np.asarray, run(state.trainees, batch))
 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2)])

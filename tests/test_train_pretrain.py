@@ -12,6 +12,7 @@ import pytest
 from tests import small, small_preset
 from tests.data_cases import CONFIG as RECORDED
 from tests.data_cases import WORLD, damage, write_dataset
+from tests.stage_cases import learn
 from tests.test_tokens import QWEN_LIKE
 from wanstreamer_jax.config import TextConfig, WorldConfig
 from wanstreamer_jax.data.dataset import DatasetWriter
@@ -61,7 +62,7 @@ def spoken():
     batch = stack([source[i] for i in range(4)])
     assert [pretrain.NAMES[task] for task in batch["task"]] == ["asr", "joint_generation"] * 2
 
-    @jax.jit
+    @small.quick_jit
     def encode(parts, batch):
         return sessions.agent_latents(CONFIG, parts, batch), sessions.world_of(CONFIG, parts, batch)[1]
 
@@ -204,11 +205,11 @@ def test_the_loss_is_a_mean_over_windows_however_a_batch_is_cut():
     trainees, frozen = trees()
     weights = training_of(asr=1.0).weights
 
-    @jax.jit
-    def text_of(batch):
+    @small.quick_jit
+    def text_of(trainees, frozen, batch):
         return pretrain.interact.interaction(CONFIG, weights, trainees, frozen, batch, jax.random.key(0))[1]["text"]
 
-    whole, parts = text_of(some(0, 1)), [text_of(some(i)) for i in (0, 1)]
+    whole, *parts = (text_of(trainees, frozen, some(*which)) for which in ((0, 1), (0,), (1,)))
     assert parts[0] != parts[1]
     np.testing.assert_allclose(whole, np.mean(parts), rtol=1e-5)
 
@@ -217,19 +218,21 @@ def test_a_tasks_measures_are_means_over_its_windows_whatever_batches_they_are_i
     trainees, frozen = trees()
     weights = training_of(asr=1.0, joint_generation=1.0, tts=1.0).weights
 
-    @jax.jit
-    def measure(batch):
+    @small.quick_jit
+    def measure(trainees, frozen, batch):
         return pretrain.measure(CONFIG, weights, trainees, frozen, batch, jax.random.key(0))
 
     def mean_of(*batches):
-        found = [measure(batch) for batch in batches]
+        found = [measure(trainees, frozen, batch) for batch in batches]
         return {name: np.mean([m[name] for m in found]) for name in found[0]}
 
     mixed, sorted_ = mean_of(some(0, 1), some(2, 3)), mean_of(some(0, 2), some(1, 3))
-    only = {name: measure(some(*which)) for name, which in (("asr", (0, 2)), ("joint_generation", (1, 3)))}
-    for name, alone in only.items():
+    only = {
+        name: measure(trainees, frozen, some(*which)) for name, which in (("asr", (0, 2)), ("joint_generation", (1, 3)))
+    }
+    for name, measured in only.items():
         for found in (mixed, sorted_):
-            np.testing.assert_allclose(found[f"{name}_text"], alone["text"], rtol=1e-4)
+            np.testing.assert_allclose(found[f"{name}_text"], measured["text"], rtol=1e-4)
     np.testing.assert_allclose(sorted_["joint_generation_video"], only["joint_generation"]["video"], rtol=1e-4)
     assert np.isnan(mixed["tts_audio"])  # of the mixture, but there is none: not measured
     assert "asr_audio" not in mixed and "dialogue_text" not in mixed
@@ -238,10 +241,12 @@ def test_a_tasks_measures_are_means_over_its_windows_whatever_batches_they_are_i
 def test_a_preview_shows_texts_and_a_window_with_a_picture(tmp_path):
     trainees, frozen = trees()
     weights = training_of(asr=1.0).weights
-    look = jax.jit(lambda b: pretrain.preview(CONFIG, weights, trainees, frozen, b, jax.random.key(0)))
-    shown = jax.tree.map(np.asarray, look(some(0, 1)))
+    look = small.quick_jit(lambda t, f, b: pretrain.preview(CONFIG, weights, t, f, b, jax.random.key(0)))
+    shown = jax.tree.map(np.asarray, look(trainees, frozen, some(0, 1)))
     assert np.isfinite(shown["real"]).all()
-    np.testing.assert_array_equal(shown["real"], look(some(1, 0))["real"])  # the second window, wherever it stands
+    np.testing.assert_array_equal(
+        shown["real"], look(trainees, frozen, some(1, 0))["real"]
+    )  # the second window, wherever it stands
     pretrain.draw(shown, tmp_path)
     lines = (tmp_path / "texts.md").read_text(encoding="utf-8").splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| asr", "| joint_generation"]
@@ -258,9 +263,11 @@ def test_senses_learn_at_their_own_rate():
     for rate in (0.0, 1.0):
         training = dataclasses.replace(training_of(asr=1.0), optimizer=OptimizerConfig(senses=rate))
         program = Program(pretrain.stage, CONFIG, training, make_mesh(MeshShape(data=1)))
-        before = program.init(params()).trainees[interact.AGENT]
+        state = small.quick_jit(program.init)(params())
+        before = state.trainees[interact.AGENT]
         update = Update(jax.tree.map(jnp.ones_like, before), {"loss": jnp.float32(0)})
-        after = program.apply(interact.AGENT, program.init(params()), update)[0].trainees[interact.AGENT]
+        apply = small.quick_jit(functools.partial(program.apply, interact.AGENT))
+        after = apply(state, update)[0].trainees[interact.AGENT]
         senses = [tree["perception"] for tree in (before, after)]
         assert jax.tree.all(jax.tree.map(np.array_equal, *senses)) == (rate == 0)
         rest = [tree["transformer"]["embedding"] for tree in (before, after)]
@@ -277,13 +284,7 @@ def test_pretrain_learns_a_small_set():
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup=5, weight_decay=0.0, clip=10.0),
     )
     program = Program(find_stage("pretrain"), CONFIG, training, make_mesh(training.mesh))
-    state = jax.jit(program.init)(params())
-    step = jax.jit(program.train_step, static_argnums=3, donate_argnums=0).lower
-    compiled = step(state, trees()[1], some(0, 1), (0,)).compile()
-    logged = []
-    for _ in range(n_steps):
-        state, metrics = compiled(state, trees()[1], some(0, 1))
-        logged.append({name: float(x) for name, x in metrics.items()})
+    _, _, logged = learn(program, params(), some(0, 1))
     last = {name: np.mean([m[f"agent/{name}"] for m in logged[-10:]]) for name in ("loss", "text", "audio", "video")}
     assert logged[0]["agent/loss"] > 15 and last["loss"] < 2
     assert last["text"] < 1 and last["audio"] < 0.65 and last["video"] < 0.65

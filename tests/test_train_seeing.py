@@ -10,7 +10,7 @@ import pytest
 
 from tests import small_preset
 from tests.small import small_params
-from tests.stage_cases import changed_sense
+from tests.stage_cases import changed_sense, learn
 from wanstreamer_jax.data.world.camera import PALETTE
 from wanstreamer_jax.data.world.lexicon import COLOURS, Card, Split
 from wanstreamer_jax.timeline import Picture
@@ -92,15 +92,11 @@ def test_what_is_shown_is_told_by_any_token_that_points_at_its_word():
 
 def test_seeing_learns_a_small_set():
     program = Program(find_stage("seeing"), CONFIG, TRAINING, make_mesh(TRAINING.mesh))
-    state, batch = jax.jit(program.init)(parts()), some(False, 0, 1)
-    step = jax.jit(program.train_step, static_argnames="due", donate_argnums=0)
-    logged = []
-    for i in range(TRAINING.steps):
-        state, metrics = step(state, FROZEN, batch, due=program.due(i))
-        logged.append(float(metrics["eyes/loss"]))
-    assert logged[0] > 4
-    assert logged[-1] < 1
-    measured = program.look(seeing.measure, state.trainees, FROZEN, batch, jax.random.key(0))
+    batch = some(False, 0, 1)
+    _, trainees, logged = learn(program, parts() | FROZEN, batch)
+    assert logged[0]["eyes/loss"] > 4
+    assert logged[-1]["eyes/loss"] < 1
+    measured = program.look(seeing.measure, trainees, FROZEN, batch, jax.random.key(0))
     assert measured["cards_right"] > 0.8
 
 

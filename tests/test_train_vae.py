@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.small import small_config, small_params
+from tests.small import quick_jit, small_config, small_params
+from tests.stage_cases import learn
 from wanstreamer_jax.data.world import Split, World, make_session
 from wanstreamer_jax.model import part
 from wanstreamer_jax.presets import load_training
@@ -43,26 +44,18 @@ def fixed_batch(p: Program) -> dict:
     return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *[source[i] for i in range(p.training.batch)])
 
 
-def fit(p: Program, n_steps: int) -> list[dict]:
-    """The metrics of steps on one batch."""
-    batch, parts = fixed_batch(p), {name: small_params(CONFIG)[name] for name in p.stage.parts}
-    frozen = {name: small_params(CONFIG)[name] for name in p.stage.frozen}
-    state = jax.jit(p.init)(parts)
-    step = jax.jit(p.train_step, static_argnames="due", donate_argnums=0)
-    logged = []
-    for i in range(n_steps):
-        state, metrics = step(state, frozen, batch, due=p.due(i))
-        logged.append({name: float(value) for name, value in metrics.items()})
-    return logged
+def fit(p: Program) -> list[dict]:
+    """The metrics of all steps on one batch."""
+    return learn(p, {name: small_params(CONFIG)[name] for name in p.stage.parts + p.stage.frozen}, fixed_batch(p))[2]
 
 
 def test_the_video_vae_learns():
-    logged = fit(program("video_vae"), 60)
+    logged = fit(program("video_vae"))
     assert logged[-1]["video_vae/loss"] < 0.6 * logged[0]["video_vae/loss"], (logged[0], logged[-1])
 
 
 def test_the_audio_vae_learns():
-    logged = fit(program("audio_vae"), 60)
+    logged = fit(program("audio_vae"))
     assert logged[-1]["audio_vae/loss"] < 0.6 * logged[0]["audio_vae/loss"], (logged[0], logged[-1])
 
 
@@ -70,7 +63,7 @@ def test_the_video_vae_learns_from_crops():
     p = program("video_vae", crop=2, moving=3.0)
     h, w = CONFIG.picture.height, CONFIG.picture.width
     assert fixed_batch(p)["clips"].shape[3:5] == (max(h // 32, 1) * 16, max(w // 32, 1) * 16) != (h, w)
-    logged = fit(p, 60)
+    logged = fit(p)
     assert logged[-1]["video_vae/loss"] < 0.7 * logged[0]["video_vae/loss"], (logged[0], logged[-1])
 
 
@@ -120,7 +113,7 @@ def test_an_adversary_learns_to_tell():
     model = Discriminator(4, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     real, made = (jnp.asarray(scale * rng.normal(size=(2, 2, 16, 32, 3)), jnp.float32) for scale in (1, 0.3))
-    told = jax.jit(jax.value_and_grad(lambda params: hinge(model, params, real, made), has_aux=True))
+    told = quick_jit(jax.value_and_grad(lambda params: hinge(model, params, real, made), has_aux=True))
     params = nnx.to_pure_dict(nnx.state(model))
     losses = []
     for _ in range(60):
@@ -163,7 +156,7 @@ def test_sound_is_of_both_sides_or_of_the_agent_alone(user, levels):
 
 
 def test_a_decoder_learns_alone_and_latents_stay_what_they_are():
-    logged = fit(p := program("audio_vae", encoder=False), 40)
+    logged = fit(p := program("audio_vae", encoder=False))
     assert logged[-1]["audio_vae/loss"] < 0.8 * logged[0]["audio_vae/loss"], (logged[0], logged[-1])
     assert len({step["audio_vae/kl"] for step in logged}) == 1
     trained = p.stage.init(CONFIG, p.training.weights, small_params(CONFIG), jax.random.key(0))
@@ -210,7 +203,7 @@ def test_silence_has_a_finite_gradient():
         spectrum = audio_vae.magnitudes(x, 256)
         return jnp.sum(spectrum) + audio_vae._convergence(spectrum, spectrum)
 
-    assert np.isfinite(jax.jit(jax.grad(loss))(jnp.zeros((1, 1024)))).all()
+    assert np.isfinite(quick_jit(jax.grad(loss))(jnp.zeros((1, 1024)))).all()
 
 
 def test_divergence_is_that_of_normal_distributions():
@@ -234,7 +227,7 @@ def test_normalised_sound_is_the_same_sound():
     normal = audio_vae.normalise(vae, mean, std)
     sound = jnp.asarray(0.1 * rng.normal(size=(1, 4 * SAMPLES_PER_AUDIO_LATENT)), jnp.float32)
 
-    @jax.jit
+    @quick_jit
     def through(tree):
         model = part(CONFIG, {"audio_vae": tree}, "audio_vae")
         latents = model.encoder(sound)
