@@ -13,6 +13,7 @@ from wanstreamer_jax import attention
 from wanstreamer_jax.attention import Attended, Tokens, attend, attend_slots, codes, merge, sees, sight, visible
 
 USER_TEXT, USER_MEDIA, AGENT_TEXT, AGENT_MEDIA = range(4)
+N_SLOTS = 72  # of the longest session that is drawn here, and padding
 
 
 class Token(NamedTuple):
@@ -63,9 +64,6 @@ def as_tokens(tokens: list[Token], stream: list[Token]) -> Tokens:
     rows += [[0] * 6] * (N_SLOTS - len(tokens))
     unit, group, index, noisy, valid, start = np.array(rows, np.int32).T
     return Tokens(*map(jnp.asarray, (unit, group, index, noisy, valid.astype(bool), start)))
-
-
-N_SLOTS = 72
 
 
 counts = st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))

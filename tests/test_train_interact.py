@@ -45,7 +45,7 @@ def agent_config():
 
 
 @functools.cache
-def session_batch(n=8, n_units=U):
+def session_batch(*, n_units, n=8):
     """Windows of the synthetic world, with noise for latents, as if they had been prepared."""
     config = agent_config()
     training = Training(weights=SessionWeights(units=n_units, seconds=6.0), samples=n)
@@ -63,6 +63,11 @@ def session_batch(n=8, n_units=U):
         "voice_mean": (n, config.world.max_voice, config.audio_vae.latent_channels),
     }
     return batch | {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def batch_of(n_units):
+    """Two of those windows."""
+    return {name: jnp.asarray(x[:2]) for name, x in session_batch(n_units=n_units).items()}
 
 
 def test_dialogues_come_as_often_as_they_are_asked_for_and_held_out_ones_evenly():
@@ -142,7 +147,7 @@ def unit_errors(params, history, start, clean, noise, tau):
 
 
 def test_the_loss_of_several_noisy_copies_is_the_mean_of_theirs():
-    config, batch = agent_config(), {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
+    config, batch = agent_config(), batch_of(U)
     params = small.small_params(config)
 
     @small.quick_jit
@@ -175,7 +180,7 @@ def test_what_moves_counts_more_and_the_picture_as_a_whole_as_much():
 
 
 def test_senses_that_stay_leave_the_rest_of_the_gradient_as_it_is():
-    config, batch = agent_config(), {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
+    config, batch = agent_config(), batch_of(U)
     params = small.small_params(config)
     trees = {interact.AGENT: {name: params[name] for name in interact.TRAINED}}, params
     updates = []
@@ -190,7 +195,7 @@ def test_senses_that_stay_leave_the_rest_of_the_gradient_as_it_is():
 
 
 def test_streams_that_are_not_there_weigh_nothing():
-    batch = {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
+    batch = batch_of(U)
     params = small.small_params(agent_config())
     trainees = {"agent": {name: params[name] for name in interact.TRAINED}}
     loss = small.quick_jit(
@@ -205,7 +210,7 @@ def test_streams_that_are_not_there_weigh_nothing():
 
 
 def test_a_noisy_past_changes_what_is_written_and_nothing_of_what_is_to_be_made():
-    batch = {name: jnp.asarray(x[:2]) for name, x in session_batch().items()}
+    batch = batch_of(U)
     params = small.small_params(agent_config())
     trainees = {"agent": {name: params[name] for name in interact.TRAINED}}
 
@@ -242,7 +247,7 @@ def update_on(shape):
     params = small.small_params(agent_config())
     frozen = {name: params[name] for name in interact.FROZEN}
     trainees = {"agent": {name: params[name] for name in interact.TRAINED}}
-    batch = put_batch(session_batch(), jax.NamedSharding(program.mesh, jax.P(interact.stage.batch_axes)))
+    batch = put_batch(session_batch(n_units=U), jax.NamedSharding(program.mesh, jax.P(interact.stage.batch_axes)))
     run = small.quick_jit(lambda t, f, b: program.accumulate(program.objectives[0], t, f, b, jax.random.key(1)))
     return jax.tree.map(np.asarray, run(trainees, frozen, batch))
 
@@ -276,10 +281,6 @@ def learned(stage, weights, batch, n_steps, rate):
 
 def parts():
     return jax.tree.map(jnp.asarray, small.small_params(agent_config()))
-
-
-def batch_of(n_units):
-    return {name: jnp.asarray(x[:2]) for name, x in session_batch(n_units=n_units).items()}
 
 
 def test_interact_learns_a_small_set():

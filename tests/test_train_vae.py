@@ -157,7 +157,7 @@ def test_sound_is_of_both_sides_or_of_the_agent_alone(user, levels):
 
 def test_a_decoder_learns_alone_and_latents_stay_what_they_are():
     logged = fit(p := program("audio_vae", encoder=False))
-    assert logged[-1]["audio_vae/loss"] < 0.8 * logged[0]["audio_vae/loss"], (logged[0], logged[-1])
+    assert logged[39]["audio_vae/loss"] < 0.8 * logged[0]["audio_vae/loss"], (logged[0], logged[39])
     assert len({step["audio_vae/kl"] for step in logged}) == 1
     trained = p.stage.init(CONFIG, p.training.weights, small_params(CONFIG), jax.random.key(0))
     measured = {"latent_mean": np.full(8, 3.0), "latent_square": np.full(8, 25.0)}
