@@ -189,6 +189,17 @@ _SPEECH = (  # what is typed is said: sound in three of four units, where a sess
     "--ema=0.99",
     '--gates=[{"measure": "joint_generation_audio", "at_most": 0.08}]',
 )
+_QUESTIONS = (  # what is asked, above all numbers, bound to what is answered: more in 6 s than a session has in 20
+    "--weights.units=36",
+    "--weights.text=4",
+    "--weights.audio=1",
+    "--weights.video=0",
+    "--batch=8",
+    "--steps=500",
+    "--optimizer.learning_rate=1.2e-3",
+    "--ema=0.98",
+    '--gates=[{"measure": "spoken_dialogue_text", "at_most": 0.05}]',
+)
 _ANSWERS = (
     "--weights.copies=2",
     "--weights.video=0",
@@ -218,6 +229,7 @@ recipe = (
     Phase("captions", "pretrain", (*_SMALL, *_BOUND, *_only(image_captioning=1), *_CAPTIONS)),
     Phase("words", "pretrain", (*_BOUND, *_only(asr=4, dialogue=1, image_captioning=1), *_WORDS)),
     Phase("speech", "pretrain", (*_only(joint_generation=1), *_SPEECH)),
+    Phase("questions", "pretrain", (*_only(spoken_dialogue=1), *_QUESTIONS)),
     Phase("answers", "interact", _ANSWERS),
     Phase("faces", "interact", _LARGE),
     Phase("distill", "distill"),

@@ -32,6 +32,7 @@ from wanstreamer_jax.data.world.lexicon import (
     WORDS,
     WORDS_PER_MIN,
 )
+from wanstreamer_jax.data.world.stage import ANSWER_MS
 from wanstreamer_jax.timeline import UNIT_MS, Picture
 from wanstreamer_jax.tokens import byte_tokenizer
 
@@ -112,7 +113,7 @@ def test_what_is_not_there_is_empty_and_weighs_nothing(task):
     assert record.streams.user_video == bool(record.user_frames.any())
     assert record.streams.user_audio == bool(record.user_samples.any())
     assert record.streams.portrait == bool(record.portrait.any())
-    assert (len(record.voice) > 0) == (task in ("tts", "joint_generation"))
+    assert (len(record.voice) > 0) == (task in ("tts", "joint_generation", "spoken_dialogue"))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -200,6 +201,22 @@ def test_an_answer_begins_in_the_unit_in_which_the_question_is_complete():
         assert asked.tolist() == begun.tolist()
 
 
+def test_what_is_asked_aloud_is_answered_as_in_a_session():
+    setting = dataclasses.replace(SETTINGS[Split.TRAIN], n_units=36)
+    n_answers = n_cut = 0
+    for seed in SEEDS:
+        record = make_example("spoken_dialogue", seed, setting).record
+        expected = " ".join(record.labels["expected"])
+        assert expected.startswith(said(record, Who.AGENT))  # the last of them may be cut
+        n_cut += expected != said(record, Who.AGENT)
+        n_answers += len(record.labels["expected"])
+        turns = [list(words) for _, words in itertools.groupby(record.words, key=lambda word: word["who"])]
+        assert [words[0]["who"] for words in turns] == [Who.USER, Who.AGENT] * len(record.labels["expected"])
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            assert 0 <= answer[0]["start_ms"] - question[-1]["end_ms"] - ANSWER_MS < UNIT_MS
+    assert n_answers > len(SEEDS) > n_cut > 0
+
+
 def test_speech_is_written_as_it_begins_and_seen_as_it_sounds():
     for task in ("tts", "joint_generation"):
         record = example(task).record
@@ -234,7 +251,7 @@ def test_training_meets_nothing_that_is_held_out():
                 assert record.persona.tolist() == TOKENIZER.encode(record.labels["instruction"])
 
 
-@pytest.mark.parametrize("task", ["asr", "tts"])
+@pytest.mark.parametrize("task", ["asr", "tts", "spoken_dialogue"])
 def test_voices_are_of_the_split(task):
     for split in Split:
         for seed in range(12):
@@ -251,7 +268,7 @@ def test_phrasings_and_pairs_are_of_the_split():
     stems = [stem for stem in stems if len(stem) > 12]
     everything = [
         said(example(task, seed).record, who)
-        for task in ("asr", "tts", "dialogue", "joint_generation")
+        for task in ("asr", "tts", "dialogue", "joint_generation", "spoken_dialogue")
         for seed in range(20 if task != "joint_generation" else 4)
         for who in (Who.USER, Who.USER_TYPED)
     ]

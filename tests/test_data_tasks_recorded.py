@@ -109,5 +109,5 @@ def test_without_what_a_task_needs_there_is_no_example():
     for task, stream in lacking.items():
         without = record._replace(streams=record.streams._replace(**{stream: False}))
         assert example_of(task, without, np.random.default_rng(0), SETTING) is None
-    for task in ("dialogue", "image_generation", "audio_generation", "video_generation"):
+    for task in ("dialogue", "spoken_dialogue", "image_generation", "audio_generation", "video_generation"):
         assert not examples(task)

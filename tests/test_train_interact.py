@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import small, world_preset
+from tests import small
 from tests.contract import assert_close
-from tests.stage_cases import learn
+from tests.session_cases import U, agent_config, batch_of, learned, program_on, session_batch
 from tests.test_session import CONFIG, ENDS, jitted, stream
 from wanstreamer_jax.cache import append, n_valid
 from wanstreamer_jax.data.world import Kind
@@ -22,52 +22,18 @@ from wanstreamer_jax.stream.placement import start_angles
 from wanstreamer_jax.stream.world import encode_world, pack_world, world_tokens
 from wanstreamer_jax.training.config import (
     DialogueWeights,
-    DistillWeights,
     MeshShape,
     OptimizerConfig,
     SessionWeights,
     Training,
 )
 from wanstreamer_jax.training.sharding import make_mesh, put_batch
-from wanstreamer_jax.training.stages import distill, interact
-from wanstreamer_jax.training.stages.sessions import Window, Windows, records_of, window_source
+from wanstreamer_jax.training.stages import interact
+from wanstreamer_jax.training.stages.sessions import Window, Windows, records_of
 from wanstreamer_jax.training.step import Program
 from wanstreamer_jax.transformer import FlowTime
 
-U = 4
 MESHES = [(8, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 4)]
-
-
-def agent_config():
-    """The small agent with one layer, so that programs compile in seconds."""
-    base = world_preset.config
-    return dataclasses.replace(base, transformer=dataclasses.replace(base.transformer, layers=1))
-
-
-@functools.cache
-def session_batch(*, n_units, n=8):
-    """Windows of the synthetic world, with noise for latents, as if they had been prepared."""
-    config = agent_config()
-    training = Training(weights=SessionWeights(units=n_units, seconds=6.0), samples=n)
-    source = window_source(config, training, False, None)
-    samples = [source[i] for i in range(n)]
-    batch = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-    for name in ("agent_frames", "agent_samples", "frame_before"):
-        del batch[name]
-    rng, grid = np.random.default_rng(0), (*config.picture.latent_grid, config.video_vae.latent_channels)
-    sound = config.layout.n_agent_audio, config.audio_vae.latent_channels
-    shapes = {
-        "audio_mean": (n, n_units, *sound),
-        "video_mean": (n, n_units, *grid),
-        "portrait_mean": (n, *grid),
-        "voice_mean": (n, config.world.max_voice, config.audio_vae.latent_channels),
-    }
-    return batch | {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def batch_of(n_units):
-    """Two of those windows."""
-    return {name: jnp.asarray(x[:2]) for name, x in session_batch(n_units=n_units).items()}
 
 
 def test_dialogues_come_as_often_as_they_are_asked_for_and_held_out_ones_evenly():
@@ -235,13 +201,6 @@ def test_times_are_the_solvers_or_separate():
 # ---- On meshes
 
 
-def program_on(shape, stage=interact.stage, weights=None):
-    training = Training(
-        weights=weights or SessionWeights(units=U), batch=8, mesh=MeshShape(*shape), optimizer=OptimizerConfig(warmup=1)
-    )
-    return Program(stage, agent_config(), training, make_mesh(training.mesh))
-
-
 def update_on(shape):
     program = program_on(shape)
     params = small.small_params(agent_config())
@@ -268,47 +227,8 @@ def test_loss_and_gradients_are_the_same_on_every_mesh(shape):
 # ---- It learns
 
 
-def learned(stage, weights, batch, n_steps, rate):
-    """The stage's trainees before and after so many steps on one batch, and what was logged."""
-    program = program_on((1, 1, 1), stage, weights)
-    optimizer = OptimizerConfig(learning_rate=rate, warmup=5)
-    training = dataclasses.replace(program.training, steps=n_steps, batch=2, optimizer=optimizer)
-    before, after, logged = learn(dataclasses.replace(program, training=training), parts(), batch)
-    assert all(np.isfinite(x) for m in logged for x in m.values())
-    assert not any(x for m in logged for name, x in m.items() if name.endswith("/skipped"))
-    return before, after, logged
-
-
-def parts():
-    return jax.tree.map(jnp.asarray, small.small_params(agent_config()))
-
-
 def test_interact_learns_a_small_set():
     _, _, logged = learned(interact.stage, SessionWeights(units=U), batch_of(U), n_steps=150, rate=1e-2)
     first, last = (np.mean([m["agent/loss"] for m in part]) for part in (logged[:5], logged[-5:]))
     assert last < first / 3
     assert np.mean([m["agent/text"] for m in logged[-5:]]) < 1.0
-
-
-def test_distill_follows_its_teacher():
-    batch, frozen = batch_of(2), parts()
-    weights = DistillWeights(units=2, teacher_steps=4, match_from=60)
-    before, after, _ = learned(distill.stage, weights, batch, n_steps=60, rate=3e-3)
-
-    @small.quick_jit
-    def error(trainees):
-        keys = jax.random.split(jax.random.key(9), 4)
-        terms = [distill.following(agent_config(), weights, trainees, frozen, batch, key)[1] for key in keys]
-        return jnp.mean(jnp.array([t["audio"] + t["video"] for t in terms]))
-
-    assert error(after) < 0.8 * error(before)
-
-
-def test_distill_then_matches_with_a_critic_that_is_updated_more_often():
-    weights = DistillWeights(units=2, teacher_steps=2, match_from=0, every=3)
-    before, after, logged = learned(distill.stage, weights, batch_of(2), n_steps=4, rate=1e-3)
-    moved = [sorted({name.split("/")[0] for name in m}) for m in logged]
-    assert moved == [["critic", "student"], ["critic"], ["critic"], ["critic", "student"]]
-    for name in ("student", "critic"):
-        assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before[name], after[name])), strict=True))
-    assert {"student/audio_balance", "student/video_balance"} <= logged[0].keys()

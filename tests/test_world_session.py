@@ -232,7 +232,7 @@ def test_the_agent_goes_on_when_it_is_not_meant(kind: Kind) -> None:
     for turn in session.labels.turns:
         n_over += sum(turn.reply_start_ms < start < turn.reply_end_ms for start, _ in others)
         words = [w.text for w in session.labels.words if w.who is Who.AGENT]
-        assert " ".join(words).count(turn.expected) == 1
+        assert " ".join(words).count(turn.expected) == sum(t.expected == turn.expected for t in session.labels.turns)
     assert n_over
 
 

@@ -22,10 +22,12 @@ from wanstreamer_jax.data.world.lexicon import (
     GREETINGS,
     SHAPES,
     STOPS,
+    THROATS,
     VARIANTS,
     WORDS,
     Split,
     counting,
+    make_voice,
 )
 from wanstreamer_jax.data.world.speech import Voice, speak
 from wanstreamer_jax.data.world.visemes import _BEGINNINGS, Viseme, mouth_track, visemes_of
@@ -60,6 +62,24 @@ def test_every_voice_speaks_equally_loud_and_at_its_speed(variant: str) -> None:
             assert np.sqrt(np.mean(said.samples**2)) == pytest.approx(0.08, rel=0.02)
             assert np.max(np.abs(said.samples)) < 0.9
         assert slow.duration_ms > 1.2 * fast.duration_ms
+
+
+@pytest.mark.parametrize("throat", [87, 116])
+def test_a_throat_moves_all_frequencies_and_the_speed_alike(throat: int) -> None:
+    usual, other = speak(PHRASE, USER_VOICE), speak(PHRASE, dataclasses.replace(USER_VOICE, throat=throat))
+    assert len(usual.samples) / len(other.samples) == pytest.approx(throat / 100, rel=1e-3)
+    for a, b in zip(usual.words + usual.phonemes, other.words + other.phonemes, strict=True):
+        assert (a.text, a.start, a.end) == (b.text, *(pytest.approx(x * throat / 100, abs=1) for x in (b.start, b.end)))
+    # Bin by bin the same spectrum: a bin of one is as much higher as its sound is shorter.
+    spectra = [np.abs(np.fft.rfft(said.samples))[:3000] / len(said.samples) for said in (usual, other)]
+    np.testing.assert_allclose(spectra[1], spectra[0], atol=0.02 * spectra[0].max())
+
+
+def test_only_users_of_training_have_throats_of_all_lengths() -> None:
+    train, heldout = ([make_voice(np.random.default_rng(i), split).throat for i in range(60)] for split in Split)
+    assert THROATS[0] <= min(train) < 90
+    assert 110 < max(train) < THROATS[1]
+    assert set(heldout) == {AGENT_VOICE.throat} == {100}
 
 
 @pytest.mark.parametrize("voice", [AGENT_VOICE, USER_VOICE], ids=["agent", "user"])

@@ -104,7 +104,6 @@ class HearingWeights:
 
     latents: int = 60  # of a clip, 80 ms each
     clips: int = 4  # of a sample
-    stretch: float = 0.12  # clips are played this much faster or slower at most: sounds of throats that no voice has
     of_voice: bool = True  # hearing's encoder begins as that of the audio VAE, which has learned speech
 
 
@@ -169,6 +168,7 @@ class MixtureWeights:
     audio_generation: float = 1.0
     video_generation: float = 1.0
     joint_generation: float = 2.0  # speech with its face
+    spoken_dialogue: float = 1.0  # questions for ears alone, answered aloud
 
 
 @dataclasses.dataclass(frozen=True)

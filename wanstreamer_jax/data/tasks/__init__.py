@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wanstreamer_jax.data.tasks import generation, understanding
+from wanstreamer_jax.data.tasks import conversation, generation, understanding
 from wanstreamer_jax.data.tasks.example import Content, Counts, DoesNotFitError, Example, Setting, compose
 from wanstreamer_jax.data.world.lexicon import Either
 
@@ -55,7 +55,7 @@ TASKS = {
         Either(train=("Read the text aloud.", "Say what is typed."), heldout=("Speak the text.",)),
     ),
     "dialogue": Task(
-        understanding.dialogue,
+        conversation.dialogue,
         ("text",),
         Either(train=("Answer in writing.", "Reply to what is typed."), heldout=("Write your answers.",)),
     ),
@@ -78,6 +78,11 @@ TASKS = {
         generation.joint_generation,
         ("text", "audio", "video"),
         Either(train=("Say it, and be seen.", "Speak the text on camera."), heldout=("Say the text to my face.",)),
+    ),
+    "spoken_dialogue": Task(
+        conversation.spoken_dialogue,
+        ("text", "audio"),
+        Either(train=("Answer aloud.", "Reply to what is said."), heldout=("Speak your answers.",)),
     ),
 }
 

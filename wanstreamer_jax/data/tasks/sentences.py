@@ -37,6 +37,7 @@ _KNOWN = (*WORDS, *COLOURS, *SHAPES, *NUMBERS)
 LISTED = (*_KNOWN, *sorted(word for word in _ASKED if word.isalpha() and word not in _KNOWN))
 _ASK = {Kind.COLOUR: ASK_COLOUR, Kind.SHAPE: ASK_SHAPE, Kind.HOW_MANY: ASK_HOW_MANY}
 _COUNTED = (2, 8)
+_SPOKEN = (Kind.GREETING, Kind.REPEAT, Kind.COUNT, Kind.COUNT)  # numbers are the hardest to tell
 _GUESSED = 4  # of twelve sentences: who has heard their beginning knows the rest, and need not listen
 
 
@@ -93,18 +94,28 @@ def _of_card(rng: np.random.Generator, split: Split) -> str:
 def make_dialogue(rng: np.random.Generator, split: Split) -> tuple[str, Answer]:
     """Something that is typed, and the answer to it."""
     about = pick(rng, (Kind.GREETING, Kind.REPEAT, Kind.COUNT, *_ASK))
-    if about is Kind.GREETING:
-        phrasing, answer = GREETINGS.pick(rng, split)
+    if about not in _ASK:
+        phrasing, answer = _for_ears(rng, split, about, _COUNTED)
         return _without_pauses(phrasing), answer
-    if about is Kind.REPEAT:
-        word = pick(rng, WORDS)
-        return _without_pauses(ASK_REPEAT.pick(rng, split)).format(word=word), Answer(f"{word.capitalize()}.", word)
-    if about is Kind.COUNT:
-        last = int(rng.integers(_COUNTED[0], _COUNTED[1] + 1))
-        return _without_pauses(ASK_COUNT.pick(rng, split)).format(number=NUMBERS[last - 1]), counting(last)
     card = make_card(rng, split, int(rng.integers(1, MAX_SHAPES + 1)))
     asked = pick(rng, tuple(p for p in _ASK[about].of(split) if "{" not in p))
     return f"I hold {noun_of(card)}. {_without_pauses(asked)}", card.answer(about)
+
+
+def make_spoken_dialogue(rng: np.random.Generator, split: Split) -> tuple[Kind, str, Answer]:
+    """A question that needs no eyes, with the pauses that it may have, and its answer; every number is as likely."""
+    kind = pick(rng, _SPOKEN)
+    return kind, *_for_ears(rng, split, kind, (1, len(NUMBERS)))
+
+
+def _for_ears(rng: np.random.Generator, split: Split, kind: Kind, counted: tuple[int, int]) -> tuple[str, Answer]:
+    if kind is Kind.GREETING:
+        return GREETINGS.pick(rng, split)
+    if kind is Kind.REPEAT:
+        word = pick(rng, WORDS)
+        return ASK_REPEAT.pick(rng, split).format(word=word), Answer(f"{word.capitalize()}.", word)
+    last = int(rng.integers(counted[0], counted[1] + 1))
+    return ASK_COUNT.pick(rng, split).format(number=NUMBERS[last - 1]), counting(last)
 
 
 def noun_of(card: Card) -> str:

@@ -1,12 +1,12 @@
-"""Tasks whose answer is text: captions of a picture, a film or a sound, what is said, answers to what is typed."""
+"""Tasks whose answer is text: captions of a picture, a film or a sound, and what is said."""
 
 import dataclasses
 
 import numpy as np
 
-from wanstreamer_jax.data.tasks.example import Content, DoesNotFitError, Setting, typed, written
+from wanstreamer_jax.data.tasks.example import Content, DoesNotFitError, Setting, written
 from wanstreamer_jax.data.tasks.poses import sentence
-from wanstreamer_jax.data.tasks.sentences import make_dialogue, make_sentence, noun_of
+from wanstreamer_jax.data.tasks.sentences import make_sentence, noun_of
 from wanstreamer_jax.data.tasks.sounds import in_room, make_sound, place
 from wanstreamer_jax.data.text import TOLD_LATE_MS
 from wanstreamer_jax.data.world import Who, Word
@@ -18,7 +18,6 @@ from wanstreamer_jax.data.world.speech import Voice
 from wanstreamer_jax.timeline import SAMPLE_RATE_HZ, UNIT_MS
 
 OVER_MS = 480  # of quiet after a sound: nothing more belongs to it
-_MOST_TURNS, _TURN_GAP = 3, 2  # of a dialogue; units
 
 
 def image_captioning(rng: np.random.Generator, setting: Setting) -> Content:
@@ -99,21 +98,6 @@ def asr(rng: np.random.Generator, setting: Setting) -> Content:
         user_samples=in_room(Room.draw(rng), (line,), setting.n_samples),
         labels={"voice": dataclasses.asdict(line.voice), "sentence": line.text},
     )
-
-
-def dialogue(rng: np.random.Generator, setting: Setting) -> Content:
-    """Lines that are typed, each answered when it is there; as many as there is time for."""
-    words: list[Word] = []
-    unit = int(rng.integers(0, 3))
-    for turn in range(_MOST_TURNS):
-        question, answer = make_dialogue(rng, setting.split)
-        asked = setting.unit_typed(question, unit, follows=turn > 0)
-        answered = setting.unit_written(answer.text, asked, follows=turn > 0)
-        if turn and answered >= setting.n_units:
-            break
-        words += [*typed(question, unit), *written(answer.text, asked * UNIT_MS + 1)]
-        unit = answered + _TURN_GAP
-    return Content(words=words)
 
 
 def _card(rng: np.random.Generator, setting: Setting) -> Card:

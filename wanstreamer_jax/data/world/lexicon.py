@@ -111,6 +111,7 @@ VARIANTS = Either(  # neither f5, which is the agent's, nor any that a recognise
     ),
     heldout=("m2", "m6", "f2", "benjamin", "sandro"),
 )
+THROATS = (86, 117)  # percent, the last is none of them
 WORDS_PER_MIN = Either(train=(125, 135, 145, 155, 165, 175, 185), heldout=(130, 150, 170, 190))
 
 ASK_COLOUR = Either(
@@ -244,9 +245,10 @@ def counting(last: int, end: int | None = None) -> Answer:
 
 
 def make_voice(rng: np.random.Generator, split: Split) -> Voice:
-    """Somebody other than the agent."""
+    """Somebody other than the agent; in training with a throat of any length, since there are so few variants."""
     name = f"{pick(rng, ACCENTS)}+{VARIANTS.pick(rng, split)}"
-    return Voice(name, WORDS_PER_MIN.pick(rng, split), int(rng.integers(25, 76)), int(rng.integers(30, 71)))
+    voice = Voice(name, WORDS_PER_MIN.pick(rng, split), int(rng.integers(25, 76)), int(rng.integers(30, 71)))
+    return dataclasses.replace(voice, throat=int(rng.integers(*THROATS))) if split is Split.TRAIN else voice
 
 
 def make_card(rng: np.random.Generator, split: Split, count: int = 1) -> Card:

@@ -7,12 +7,16 @@ import numpy as np
 from wanstreamer_jax.data.world.identity import Pose
 from wanstreamer_jax.data.world.motion import bumps, frame_ms, through
 from wanstreamer_jax.data.world.script import Script, Who
+from wanstreamer_jax.data.world.stage import next_unit
 from wanstreamer_jax.data.world.visemes import MouthTrack, mouth_track
+from wanstreamer_jax.timeline import UNIT_MS
 
 Spans = tuple[tuple[int, int], ...]  # of ms
 
 _NOD_MS, _BLINK_MS = 480, 200
-_FIRST_NOD_MS, _NEXT_NOD_MS = (400, 480), (1040, 1200)  # after the user began to speak, and after a nod began
+# After the user began to speak, with the next unit, and after a nod began: a nod, like speech, is then a function of
+# what was perceived, and always the same latents.
+_FIRST_NOD_MS, _NEXT_NOD_MS = 400, 7 * UNIT_MS
 _IDLE_NODS_PER_MIN = 1.5
 _NOTICE_MS = (200, 400)  # from when a card appears to when the agent looks at it
 
@@ -50,12 +54,9 @@ def behave(rng: np.random.Generator, script: Script, last_ms: int) -> Behaviour:
 def _nods(rng: np.random.Generator, script: Script, last_ms: int) -> Spans:
     """Often while the user speaks, seldom otherwise, never while the agent does."""
     agent = script.spans(Who.AGENT)
-    starts = [_integer(rng, (0, last_ms)) for _ in range(rng.poisson(_IDLE_NODS_PER_MIN * last_ms / 60_000))]
+    starts = [next_unit(_integer(rng, (0, last_ms))) for _ in range(rng.poisson(_IDLE_NODS_PER_MIN * last_ms / 60_000))]
     for start, end in script.spans(Who.USER):
-        at = start + _integer(rng, _FIRST_NOD_MS)
-        while at < end:
-            starts.append(at)
-            at += _integer(rng, _NEXT_NOD_MS)
+        starts += range(next_unit(start + _FIRST_NOD_MS), end, _NEXT_NOD_MS)
     nods: list[tuple[int, int]] = []
     for at in sorted(starts):
         is_free = all(at + _NOD_MS // 2 < start or at > end for start, end in agent)

@@ -39,6 +39,7 @@ class Voice:
     words_per_min: int = 150
     pitch: int = 50
     pitch_range: int = 50
+    throat: int = 100  # percent of what espeak-ng makes: all frequencies, formants too, are so high, and it is so fast
     word_ms: int = 0  # 0: words flow into each other; else each is said by itself, and begins at a multiple of so many
 
 
@@ -130,7 +131,8 @@ def _fluently(text: str, voice: Voice) -> Speech:
         raise ValueError(f"nothing to say in {text!r}")
     words = _words(text, marks, phonemes)
     first, last = phonemes[0].start, phonemes[-1].end
-    return Speech(_finish(raw[first:last]), _on_clock(phonemes, first), _on_clock(words, first))
+    clock = _Clock.of(voice)
+    return Speech(_finish(raw[first:last], clock), clock.spans(phonemes, first), clock.spans(words, first))
 
 
 @contextmanager
@@ -217,18 +219,37 @@ def _split(text: str, start: int, end: int) -> list[Span]:
     return [Span(part, *bounds[i : i + 2]) for i, part in enumerate(parts)]
 
 
-def _on_clock(spans: list[Span], first: int) -> tuple[Span, ...]:
-    """From espeak-ng's samples to ours, counted from `first`."""
-    return tuple(Span(s.text, _at_our_rate(s.start - first), _at_our_rate(s.end - first)) for s in spans)
+class _Clock(NamedTuple):
+    """From espeak-ng's samples to ours: of each `theirs` we make `ours`."""
+
+    ours: int
+    theirs: int
+
+    @classmethod
+    def of(cls, voice: Voice) -> "_Clock":
+        """As if a voice with a shorter throat had been recorded at a higher rate."""
+        ours, theirs = 100 * SAMPLE_RATE_HZ, voice.throat * _RATE_HZ
+        common = math.gcd(ours, theirs)
+        return cls(ours // common, theirs // common)
+
+    def spans(self, spans: list[Span], first: int) -> tuple[Span, ...]:
+        """Counted from `first`."""
+        return tuple(Span(s.text, self.at(s.start - first), self.at(s.end - first)) for s in spans)
+
+    def at(self, n_samples: int) -> int:
+        """How many of ours so many of theirs are."""
+        return round(n_samples * self.ours / self.theirs)
+
+    def resample(self, x: np.ndarray) -> np.ndarray:
+        """All of it, exactly: more room in the spectrum, or less."""
+        n_blocks = -(-len(x) // self.theirs) + 1
+        n_in, n_out = n_blocks * self.theirs, n_blocks * self.ours
+        return np.fft.irfft(np.fft.rfft(x, n_in), n_out) * (n_out / n_in)
 
 
-def _at_our_rate(n_samples: int) -> int:
-    return round(n_samples * SAMPLE_RATE_HZ / _RATE_HZ)
-
-
-def _finish(raw: np.ndarray) -> np.ndarray:
+def _finish(raw: np.ndarray, clock: _Clock) -> np.ndarray:
     """At our rate and our loudness, without clicks at its ends."""
-    samples = _resample(raw / 2**15)[: _at_our_rate(len(raw))]
+    samples = clock.resample(raw / 2**15)[: clock.at(len(raw))]
     samples *= _RMS / np.sqrt(np.mean(samples**2))
     n_fade = _FADE_MS * SAMPLE_RATE_HZ // 1000
     ramp = np.linspace(0, 1, n_fade)
@@ -237,11 +258,3 @@ def _finish(raw: np.ndarray) -> np.ndarray:
     samples = samples.astype(np.float32)
     samples.flags.writeable = False
     return samples
-
-
-def _resample(x: np.ndarray) -> np.ndarray:
-    """From espeak-ng's rate to ours, exactly: more room in the spectrum, which is 160 to 147."""
-    common = math.gcd(SAMPLE_RATE_HZ, _RATE_HZ)
-    n_in = -(-len(x) // (_RATE_HZ // common) + 1) * (_RATE_HZ // common)
-    n_out = n_in * SAMPLE_RATE_HZ // _RATE_HZ
-    return np.fft.irfft(np.fft.rfft(x, n_in), n_out) * (n_out / n_in)

@@ -190,18 +190,13 @@ class Talk:
         return {name: np.stack([clip[name] for clip in clips]) for name in ("clips", *Told._fields)}
 
     def _clip(self, rng: np.random.Generator) -> Sample:
-        """A clip played faster or slower than it was spoken, in training: more throats than there are voices."""
-        n_samples, stretch = self.weights.latents * SAMPLES_PER_AUDIO_LATENT, self.weights.stretch
-        speed = float(rng.uniform(1 - stretch, 1 + stretch)) if self.split is Split.TRAIN else 1.0
-        n_spoken = round(n_samples * speed)
-        lines = _lines(rng, self.split, n_spoken * 1000 // SAMPLE_RATE_HZ)
-        samples = user_sound(Script(self.split, lines[0].voice, lines, (), (), ()), Room.draw(rng), n_spoken)
+        n_samples = self.weights.latents * SAMPLES_PER_AUDIO_LATENT
+        lines = _lines(rng, self.split, n_samples * 1000 // SAMPLE_RATE_HZ)
         mine = [line for line in lines if line.who is Who.USER]
-        ends = [(word.end_ms / speed, word.text) for line in mine for word in line.words]
-        track = phoneme_track([p for line in mine for p in line.phonemes], -(-n_spoken // SLOT))
-        track = track[(np.arange(n_samples // SLOT) * speed).astype(int)]
+        ends = [(word.end_ms, word.text) for line in mine for word in line.words]
+        track = phoneme_track([p for line in mine for p in line.phonemes], n_samples // SLOT)
         return {
-            "clips": np.interp(np.arange(n_samples) * speed, np.arange(n_spoken), samples).astype(np.float32),
+            "clips": user_sound(Script(self.split, lines[0].voice, lines, (), (), ()), Room.draw(rng), n_samples),
             "phonemes": np.concatenate([np.zeros(LATE, np.int32), track[:-LATE]]),
             "words": _word_track(ends, self.weights.latents),
         }
@@ -217,11 +212,11 @@ def _plain(word: str) -> str:
     return word.strip(".,;:!?'").lower()
 
 
-def _word_track(ends: list[tuple[float, str]], n_tokens: int) -> Int32[np.ndarray, " T"]:
+def _word_track(ends: list[tuple[int, str]], n_tokens: int) -> Int32[np.ndarray, " T"]:
     """The place in `vocabulary` of the word that each token tells, from the ms at which words end."""
     track = np.zeros(n_tokens, np.int32)
     for end_ms, text in ends:
-        token = int(end_ms // AUDIO_LATENT_MS) + 1
+        token = end_ms // AUDIO_LATENT_MS + 1
         if token < n_tokens and _plain(text) in vocabulary():
             track[token] = vocabulary().index(_plain(text))
     return track
