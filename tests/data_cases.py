@@ -10,7 +10,7 @@ from tests.small_preset import config as byte_config
 from wanstreamer_jax.data.dataset import Dataset, DatasetWriter
 from wanstreamer_jax.data.layout import Layout
 from wanstreamer_jax.data.record import Record
-from wanstreamer_jax.data.world import World, make_session, write_session
+from wanstreamer_jax.data.world import Kind, World, make_session, write_session
 from wanstreamer_jax.data.world_source import WorldSource
 from wanstreamer_jax.tokens import byte_tokenizer
 
@@ -21,7 +21,12 @@ CONFIG = dataclasses.replace(
 )
 TOKENIZER = byte_tokenizer()
 LAYOUT = Layout.of(CONFIG, TOKENIZER)
-WORLD = World(seconds=2.4, user_picture=LAYOUT.user_picture, agent_picture=LAYOUT.agent_picture)
+WORLD = World(  # so short that little else fits
+    mixture={Kind.GREETING: 5.0, Kind.TYPED: 1.0},
+    seconds=2.4,
+    user_picture=LAYOUT.user_picture,
+    agent_picture=LAYOUT.agent_picture,
+)
 
 
 @functools.cache

@@ -168,7 +168,7 @@ def test_samples_of_one_record_are_drawn_apart(dataset: Dataset) -> None:
     assert any(not np.array_equal(of_one[0], x) for x in of_one[1:])
 
 
-@pytest.mark.parametrize("where", [0.05, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("where", [0.05, 0.25, 0.5, 0.65])  # what comes later is padding
 def test_a_damaged_record_is_named_and_costs_itself_only(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], where: float
 ) -> None:

@@ -86,6 +86,7 @@ def test_only_users_of_training_have_throats_of_all_lengths() -> None:
 def test_words_are_the_text_and_lie_where_the_sound_is(voice: Voice) -> None:
     said = speak(PHRASE, voice)
     assert " ".join(word.text for word in said.words) == PHRASE
+    assert said.words[-1].end == said.phonemes[-1].end == len(said.samples)  # to its last sound
     spoken = np.zeros(len(said.samples), bool)
     for word in said.words:
         spoken[word.start : word.end] = True
