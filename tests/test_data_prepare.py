@@ -100,7 +100,7 @@ def test_prepared_records_are_the_sessions_that_were_written(
         for side in ("user", "agent"):  # H.264 at crf 18, and AAC at 96 kbit/s
             assert far(getattr(read, f"{side}_frames"), getattr(made, f"{side}_frames")) < 12
             spoken = to_float32(getattr(made, f"{side}_samples"))
-            assert far(to_float32(getattr(read, f"{side}_samples")), spoken) < 0.15 * np.sqrt(np.mean(spoken**2)) + 4e-4
+            assert far(to_float32(getattr(read, f"{side}_samples")), spoken) < 0.15 * np.sqrt(np.mean(spoken**2)) + 1e-4
 
 
 def test_frames_and_samples_are_those_that_the_reader_gives(source: Path) -> None:

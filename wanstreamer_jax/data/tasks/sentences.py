@@ -23,6 +23,7 @@ from wanstreamer_jax.data.world.lexicon import (
     counting,
     make_card,
     pick,
+    repeating,
 )
 
 _PHRASINGS = (ASK_COLOUR, ASK_SHAPE, ASK_HOW_MANY, ASK_REPEAT, ASK_COUNT, STOPS)
@@ -59,7 +60,7 @@ def make_answer(rng: np.random.Generator, split: Split) -> str:
     """Something that the world's agent says, or a part of it; single words most often: it has more of them."""
     kind = int(rng.integers(8))
     if kind < 3:
-        return f"{pick(rng, WORDS).capitalize()}."
+        return repeating(pick(rng, WORDS)).text
     if kind == 3:
         return GREETINGS.pick(rng, split)[1].text
     if kind == 4:
@@ -113,7 +114,7 @@ def _for_ears(rng: np.random.Generator, split: Split, kind: Kind, counted: tuple
         return GREETINGS.pick(rng, split)
     if kind is Kind.REPEAT:
         word = pick(rng, WORDS)
-        return ASK_REPEAT.pick(rng, split).format(word=word), Answer(f"{word.capitalize()}.", word)
+        return ASK_REPEAT.pick(rng, split).format(word=word), repeating(word)
     last = int(rng.integers(counted[0], counted[1] + 1))
     return ASK_COUNT.pick(rng, split).format(number=NUMBERS[last - 1]), counting(last)
 

@@ -24,6 +24,7 @@ from wanstreamer_jax.data.world.lexicon import (
     counting,
     make_voice,
     pick,
+    repeating,
 )
 from wanstreamer_jax.data.world.script import Line, Script, Who
 from wanstreamer_jax.data.world.stage import COMMENT_MS, Asked, Stage, next_unit
@@ -98,7 +99,7 @@ def _question(stage: Stage, kind: Kind) -> tuple[str, Answer]:
 def _repeat(stage: Stage) -> None:
     word = pick(stage.rng, WORDS)
     asked = stage.ask(ASK_REPEAT.pick(stage.rng, stage.split).format(word=word))
-    stage.reply(Kind.REPEAT, asked, Answer(f"{word.capitalize()}.", word))
+    stage.reply(Kind.REPEAT, asked, repeating(word))
 
 
 def _counting(stage: Stage, kind: Kind, bounds: tuple[int, int]) -> Line:

@@ -239,6 +239,11 @@ def _plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
+def repeating(word: str) -> Answer:
+    """What an agent says that repeats a word."""
+    return Answer(f"{word.capitalize()}.", word)
+
+
 def counting(last: int, end: int | None = None) -> Answer:
     """What an agent says that counts to `last`: first how far, which tells it where to end. It may end before."""
     return Answer(f"Good, {NUMBERS[last - 1]}: {', '.join(NUMBERS[: end or last])}.", NUMBERS[last - 1])

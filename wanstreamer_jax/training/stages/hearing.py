@@ -27,11 +27,12 @@ from jaxtyping import Array, Float, Int, Int32
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.clips import Sample
 from wanstreamer_jax.data.tasks.sentences import make_sentence
+from wanstreamer_jax.data.tasks.sounds import in_room
 from wanstreamer_jax.data.world import Split
 from wanstreamer_jax.data.world.lexicon import FAR_TALK, make_voice
 from wanstreamer_jax.data.world.phonemes import PHONEMES, SLOT, phoneme_track
-from wanstreamer_jax.data.world.script import Line, Script, Who
-from wanstreamer_jax.data.world.sound import Room, user_sound
+from wanstreamer_jax.data.world.script import Line, Who
+from wanstreamer_jax.data.world.sound import Room
 from wanstreamer_jax.model import part
 from wanstreamer_jax.timeline import AUDIO_LATENT_MS, SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
 from wanstreamer_jax.tokens import world_words
@@ -196,7 +197,7 @@ class Talk:
         ends = [(word.end_ms, word.text) for line in mine for word in line.words]
         track = phoneme_track([p for line in mine for p in line.phonemes], n_samples // SLOT)
         return {
-            "clips": user_sound(Script(self.split, lines[0].voice, lines, (), (), ()), Room.draw(rng), n_samples),
+            "clips": in_room(Room.draw(rng), lines, n_samples),
             "phonemes": np.concatenate([np.zeros(LATE, np.int32), track[:-LATE]]),
             "words": _word_track(ends, self.weights.latents),
         }
